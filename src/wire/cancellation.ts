@@ -1,0 +1,35 @@
+/**
+ * One-shot cancellation of a request, handed down the lane. It does what AbortSignal does for one call at a tenth of
+ * its cost (4.5 µs for controller, listener and removal; `AbortSignal.any` 39 µs): see docs/decisions.md.
+ *
+ * Invariant: listeners run at most once, in the order they were added, and never after they were removed.
+ */
+export class Cancellation {
+  #reason: Error | undefined
+  #listeners: Set<(reason: Error) => void> | undefined
+
+  /** Why it was cancelled; undefined as long as it was not. */
+  get reason(): Error | undefined {
+    return this.#reason
+  }
+
+  /** Cancels once; later calls are ignored. */
+  cancel(reason: Error): void {
+    if (this.#reason) return
+    this.#reason = reason
+    const listeners = this.#listeners
+    this.#listeners = undefined
+    listeners?.forEach(listener => listener(reason))
+  }
+
+  /** Calls `listener` on cancellation, at once if it has happened. Returns the removal. */
+  onCancel(listener: (reason: Error) => void): () => void {
+    if (this.#reason) {
+      listener(this.#reason)
+      return () => {}
+    }
+    const listeners = (this.#listeners ??= new Set())
+    listeners.add(listener)
+    return () => listeners.delete(listener)
+  }
+}

@@ -1,0 +1,163 @@
+/**
+ * The two eras of MCP and the bridge between their envelopes. Legacy (2024-11-05 … 2025-11-25) keeps state in a
+ * session that `initialize` opens; modern (2026-07-28) has none, every request carries its own envelope in
+ * `params._meta`. An era belongs to a request downstream and to a server upstream.
+ *
+ * Everything here is pure. Payloads pass by reference: only the members named by the specification are added or taken.
+ */
+import type { Json, RpcRequest } from './json-rpc.js'
+import { isObject } from './json-rpc.js'
+import type { ClientFacts } from './leg.js'
+
+export type Era = 'legacy' | 'modern'
+
+export const modernVersion = '2026-07-28'
+/** Newest first: the answer to an `initialize` that asks for a version unknown to us. */
+export const legacyVersions = ['2025-11-25', '2025-06-18', '2025-03-26', '2024-11-05'] as const
+/** What a legacy request without session and version header speaks (2025-06-18, Protocol Version Header). */
+export const assumedVersion = '2025-03-26'
+
+export const metaKey = {
+  version: 'io.modelcontextprotocol/protocolVersion',
+  capabilities: 'io.modelcontextprotocol/clientCapabilities',
+  clientInfo: 'io.modelcontextprotocol/clientInfo',
+  logLevel: 'io.modelcontextprotocol/logLevel',
+  serverInfo: 'io.modelcontextprotocol/serverInfo',
+  subscriptionId: 'io.modelcontextprotocol/subscriptionId'
+} as const
+
+const envelopeKeys: ReadonlySet<string> = new Set([
+  metaKey.version,
+  metaKey.capabilities,
+  metaKey.clientInfo,
+  metaKey.logLevel
+])
+
+export function isModernVersion(version: string | undefined): boolean {
+  return version !== undefined && /^\d{4}-\d\d-\d\d$/.test(version) && version >= modernVersion
+}
+
+export function isLegacyVersion(version: string | undefined): boolean {
+  return (legacyVersions as readonly (string | undefined)[]).includes(version)
+}
+
+/** Which era a request speaks, or why it cannot be served. The codes are rows of the error table. */
+export type EraVerdict =
+  | { readonly era: 'legacy' }
+  | { readonly era: 'modern'; readonly client: ClientFacts }
+  | {
+      readonly refused: 'header_mismatch' | 'invalid_params' | 'unsupported_version'
+      readonly message: string
+      readonly data?: Json
+    }
+
+/**
+ * Classifies a request by its body, as 2026-07-28 (*Versioning*, *Streamable HTTP*) prescribes: an envelope with a
+ * version makes it modern, a bare `initialize` is always legacy, and a modern version header without an envelope is a
+ * malformed modern request. `Mcp-Method` does not decide: some 2025 clients send it too.
+ *
+ * @param headerVersion the `MCP-Protocol-Version` header.
+ */
+export function classifyEra(
+  message: Pick<RpcRequest, 'method' | 'params'>,
+  headerVersion: string | undefined
+): EraVerdict {
+  const meta = message.params?._meta
+  const claim = isObject(meta) ? meta[metaKey.version] : undefined
+  if (claim === undefined) {
+    if (!isModernVersion(headerVersion)) return { era: 'legacy' }
+    if (message.method === 'initialize') {
+      return {
+        refused: 'header_mismatch',
+        message: `initialize is not a method of ${headerVersion}: the MCP-Protocol-Version header and the body disagree`
+      }
+    }
+    return {
+      refused: 'invalid_params',
+      message: `MCP-Protocol-Version is ${headerVersion}, but params._meta["${metaKey.version}"] is missing`
+    }
+  }
+  if (typeof claim !== 'string') {
+    return { refused: 'invalid_params', message: `expected params._meta["${metaKey.version}"] to be a string` }
+  }
+  const {
+    [metaKey.capabilities]: capabilities,
+    [metaKey.clientInfo]: clientInfo,
+    [metaKey.logLevel]: logLevel
+  } = meta as Json
+  if (message.method === 'initialize' && (claim !== modernVersion || !isObject(capabilities))) return { era: 'legacy' }
+  if (headerVersion !== undefined && headerVersion !== claim) {
+    return {
+      refused: 'header_mismatch',
+      message: `MCP-Protocol-Version is ${headerVersion}, but the body says ${claim}`
+    }
+  }
+  if (claim !== modernVersion) {
+    return {
+      refused: 'unsupported_version',
+      message: `Unsupported protocol version: ${claim}. Requests with an envelope speak ${modernVersion}; older revisions begin with initialize`,
+      data: { supported: [modernVersion], requested: claim }
+    }
+  }
+  if (!isObject(capabilities)) {
+    return { refused: 'invalid_params', message: `expected params._meta["${metaKey.capabilities}"] to be an object` }
+  }
+  if (clientInfo !== undefined && !isObject(clientInfo)) {
+    return { refused: 'invalid_params', message: `expected params._meta["${metaKey.clientInfo}"] to be an object` }
+  }
+  return {
+    era: 'modern',
+    client: {
+      capabilities,
+      ...(clientInfo !== undefined && { clientInfo }),
+      ...(typeof logLevel === 'string' && { logLevel })
+    }
+  }
+}
+
+/**
+ * Params for one leg: the downstream's envelope and progress token are taken out, ours are put in, all else passes by
+ * reference. A legacy upstream never sees an envelope key, `inputResponses` or `requestState`.
+ *
+ * @param progressToken our token for this leg, if the downstream asked for progress.
+ */
+export function legParams(
+  era: Era,
+  params: Json | undefined,
+  client: ClientFacts,
+  progressToken: string | number | undefined
+): Json | undefined {
+  const given = isObject(params?._meta) ? params._meta : undefined
+  const meta: Json = {}
+  for (const key in given) if (key !== 'progressToken' && !envelopeKeys.has(key)) setOwn(meta, key, given[key])
+  if (progressToken !== undefined) meta.progressToken = progressToken
+  if (era === 'modern') {
+    meta[metaKey.version] = modernVersion
+    meta[metaKey.capabilities] = client.capabilities
+    if (client.clientInfo) meta[metaKey.clientInfo] = client.clientInfo
+    if (client.logLevel !== undefined) meta[metaKey.logLevel] = client.logLevel
+    return { ...params, _meta: meta }
+  }
+  const empty = Object.keys(meta).length === 0
+  if (!params) return empty ? undefined : { _meta: meta }
+  const { _meta, inputResponses, requestState, ...rest } = params
+  return empty ? rest : { ...rest, _meta: meta }
+}
+
+/** `meta.__proto__ = x` would set the prototype; JSON may hold that name like any other. */
+function setOwn(target: Json, key: string, value: unknown): void {
+  if (key === '__proto__')
+    Object.defineProperty(target, key, { value, enumerable: true, configurable: true, writable: true })
+  else target[key] = value
+}
+
+/**
+ * A result for the other era: a modern client always gets a `resultType`; a legacy client never sees the members that
+ * came with 2026-07-28. Same era, or nothing to change: the very same object.
+ */
+export function adjustResult(result: Json, from: Era, to: Era): Json {
+  if (to === 'modern') return result.resultType === undefined ? { resultType: 'complete', ...result } : result
+  if (from === 'legacy') return result
+  const { resultType, ttlMs, cacheScope, ...rest } = result
+  return rest
+}

@@ -1,0 +1,90 @@
+/**
+ * JSON-RPC 2.0 messages as MCP uses them: shapes, structural checks, and the bytes of an answer. Payloads are never
+ * validated here or anywhere on the call path: unknown members pass through by reference.
+ */
+
+export type RpcId = string | number
+export type ProgressToken = string | number
+export type Json = Record<string, unknown>
+
+export interface RpcRequest {
+  readonly jsonrpc: '2.0'
+  readonly id: RpcId
+  readonly method: string
+  readonly params?: Json
+}
+
+export interface RpcNotification {
+  readonly jsonrpc: '2.0'
+  readonly method: string
+  readonly params?: Json
+}
+
+export interface RpcError {
+  readonly code: number
+  readonly message: string
+  readonly data?: unknown
+}
+
+export interface RpcResponse {
+  readonly jsonrpc: '2.0'
+  readonly id: RpcId
+  readonly result?: Json
+  readonly error?: RpcError
+}
+
+/** How a request ended: a result, a JSON-RPC error, or a result already serialised (its bytes are the `result` member). */
+export type Answer =
+  | { readonly result: Json; readonly error?: undefined; readonly bytes?: undefined }
+  | { readonly error: RpcError; readonly result?: undefined; readonly bytes?: undefined }
+  | { readonly bytes: Buffer; readonly result?: undefined; readonly error?: undefined }
+
+export type Message =
+  | { readonly kind: 'request'; readonly message: RpcRequest }
+  | { readonly kind: 'notification'; readonly message: RpcNotification }
+  | { readonly kind: 'response'; readonly message: RpcResponse }
+  | { readonly kind: 'invalid'; readonly reason: string; readonly id?: RpcId }
+
+export function isObject(value: unknown): value is Json {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
+}
+
+/** Ids are strings of at most 256 characters or safe integers: a larger number would come back rounded. */
+export function isRpcId(value: unknown): value is RpcId {
+  return typeof value === 'string' ? value.length <= 256 : Number.isSafeInteger(value)
+}
+
+/** Sorts a parsed value into request, notification, response or invalid; looks at the envelope only (JSON-RPC 2.0, 4 and 5). */
+export function classifyMessage(value: unknown): Message {
+  if (!isObject(value)) return { kind: 'invalid', reason: 'expected a JSON object' }
+  const { id } = value
+  const readable = isRpcId(id) ? { id } : undefined
+  if (value.jsonrpc !== '2.0') return { kind: 'invalid', reason: 'expected "jsonrpc": "2.0"', ...readable }
+  if (typeof value.method === 'string') {
+    if (value.params !== undefined && !isObject(value.params)) {
+      return { kind: 'invalid', reason: 'expected "params" to be an object', ...readable }
+    }
+    if (id === undefined) return { kind: 'notification', message: value as unknown as RpcNotification }
+    if (!readable)
+      return { kind: 'invalid', reason: 'expected "id" to be a string of at most 256 characters or a safe integer' }
+    return { kind: 'request', message: value as unknown as RpcRequest }
+  }
+  if (value.method !== undefined) return { kind: 'invalid', reason: 'expected "method" to be a string', ...readable }
+  if (!readable) return { kind: 'invalid', reason: 'expected "method", or the "id" of an answer' }
+  const hasError =
+    isObject(value.error) && Number.isInteger(value.error.code) && typeof value.error.message === 'string'
+  if (hasError === isObject(value.result)) {
+    return { kind: 'invalid', reason: 'expected an answer to have either "result" or "error"', ...readable }
+  }
+  return { kind: 'response', message: value as unknown as RpcResponse }
+}
+
+/** The serialised response to `id`. */
+export function answerBytes(id: RpcId | null, answer: Answer): Buffer {
+  const head = `{"jsonrpc":"2.0","id":${JSON.stringify(id)},`
+  if (answer.bytes) return Buffer.concat([Buffer.from(`${head}"result":`), answer.bytes, closing])
+  if (answer.error) return Buffer.from(`${head}"error":${JSON.stringify(answer.error)}}`)
+  return Buffer.from(`${head}"result":${JSON.stringify(answer.result)}}`)
+}
+
+const closing = Buffer.from('}')
