@@ -1,0 +1,106 @@
+/**
+ * Whose call it is: the credential of a request -> a key with its policy. Stored are SHA-256 digests only; what the key
+ * may do is decided in `policy.ts`, what a refusal looks like on the wire, downstream.
+ *
+ * Timing: every wrong credential costs one digest and one failed look-up, and the look-up compares digests, which a
+ * caller cannot steer byte by byte: how long it takes says nothing about the digests stored.
+ */
+import { createHash, randomBytes } from 'node:crypto'
+import type { IncomingHttpHeaders } from 'node:http'
+import type { KeyConfig } from '../config/schema.js'
+import { compilePolicy, type Policy } from './policy.js'
+
+export interface Key {
+  readonly id: string
+  readonly policy: Policy
+  /** Epoch milliseconds from which on the key is refused. */
+  readonly expires?: number
+}
+
+/** `keyId` is set when the credential is that of a configured key which has expired: for the log, never for the caller. */
+export type Authentication =
+  | { readonly key: Key; readonly refused?: undefined; readonly keyId?: undefined }
+  | { readonly refused: 'missing' | 'invalid'; readonly keyId?: string; readonly key?: undefined }
+
+export interface KeyRing {
+  readonly keys: readonly Key[]
+  byId(id: string): Key | undefined
+  /** Takes `Authorization: Bearer K`, a bare `Authorization: K`, or `x-api-key: K`; two that differ are invalid. */
+  authenticate(headers: IncomingHttpHeaders): Authentication
+}
+
+export interface KeyRingOptions {
+  readonly keys: readonly KeyConfig[]
+  /** The clear-text secret of a key that was configured as `generated`. */
+  readonly generated: (id: string) => string
+  /** @default Date.now */
+  readonly now?: () => number
+}
+
+const maxSecret = 4096
+
+/** Builds the ring once per configuration; keys with equal grants share one policy. */
+export function createKeyRing({ keys: configs, generated, now = Date.now }: KeyRingOptions): KeyRing {
+  const policies = new Map<string, Policy>()
+  const keys = new Map<string, Key>()
+  const byDigest = new Map<string, Key>()
+
+  for (const { id, allow, secrets, expires } of configs) {
+    const compiled = compilePolicy(allow)
+    const policy = policies.get(compiled.id) ?? compiled
+    policies.set(policy.id, policy)
+    const key: Key = Object.freeze({ id, policy, ...(expires !== undefined && { expires }) })
+    keys.set(id, key)
+    for (const secret of secrets) {
+      byDigest.set(secret.kind === 'digest' ? secret.sha256.toLowerCase() : digestOf(generated(id)), key)
+    }
+  }
+
+  return {
+    keys: Object.freeze([...keys.values()]),
+    byId: id => keys.get(id),
+    authenticate(headers) {
+      const shown = credentialOf(headers)
+      if (shown === undefined) return { refused: 'missing' }
+      if (shown === 'unreadable' || shown.secret.length > maxSecret) return { refused: 'invalid' }
+      const key = byDigest.get(digestOf(shown.secret))
+      if (!key) return { refused: 'invalid' }
+      if (key.expires !== undefined && key.expires <= now()) return { refused: 'invalid', keyId: key.id }
+      return { key }
+    }
+  }
+}
+
+/** A new secret for a key: 256 random bits behind a prefix that secret scanners can recognise. */
+export function newSecret(): string {
+  return `swb_${randomBytes(32).toString('base64url')}`
+}
+
+/** What is stored instead of a secret: its SHA-256 in hexadecimal. */
+export function digestOf(secret: string): string {
+  return createHash('sha256').update(secret).digest('hex')
+}
+
+type Credential = { readonly secret: string } | 'unreadable' | undefined
+
+function credentialOf(headers: IncomingHttpHeaders): Credential {
+  const authorization = readAuthorization(headers.authorization ?? '')
+  const apiKey = readApiKey(headers['x-api-key'] ?? '')
+  if (authorization === undefined || apiKey === undefined) return authorization ?? apiKey
+  if (authorization === 'unreadable' || apiKey === 'unreadable') return 'unreadable'
+  return authorization.secret === apiKey.secret ? apiKey : 'unreadable'
+}
+
+function readAuthorization(value: string): Credential {
+  const [first = '', second, ...more] = value.trim().split(/[ \t]+/)
+  const bearer = first.toLowerCase() === 'bearer'
+  if (first === '' || (bearer && second === undefined)) return undefined
+  if (second === undefined) return { secret: first }
+  return bearer && more.length === 0 ? { secret: second } : 'unreadable'
+}
+
+function readApiKey(value: string | string[]): Credential {
+  if (Array.isArray(value)) return 'unreadable'
+  const secret = value.trim()
+  return secret === '' ? undefined : { secret }
+}

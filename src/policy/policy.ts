@@ -1,0 +1,90 @@
+/**
+ * What a key sees and may call: one decision on (server, wire name), asked by lists and by calls alike, so the two can
+ * never disagree. Which key it is, is decided in `keys.ts`; how a pattern reads, in `patterns.ts`.
+ */
+import { createHash } from 'node:crypto'
+import type { Allow } from '../config/schema.js'
+import { decideNames, decideUris, grantsAnything, type Decide } from './patterns.js'
+
+export type Kind = 'tools' | 'prompts' | 'resources'
+
+export interface Policy {
+  /** A digest of the grants: keys with equal grants share one policy, and so one view of the catalog. */
+  readonly id: string
+  /** Whether this item may be listed and used; `wireName` is the upstream's own name, or the URI of a resource. */
+  sees(server: string, kind: Kind, wireName: string): boolean
+  /** Whether anything at all is granted on this server. */
+  seesServer(server: string): boolean
+  /** One short line a server, for people. */
+  describe(): readonly string[]
+}
+
+type Grant = Readonly<Record<Kind, readonly string[]>>
+type Rule = '*' | { readonly grants: boolean; readonly decide: Readonly<Record<Kind, Decide>> }
+
+const maxDecisions = 20_000
+/** Longer names are decided anew each time, so that a caller's made-up URIs cannot fill the memory. */
+const maxRemembered = 256
+
+/** Compiles the `allow` of a key. A leading `!` excludes, wherever it stands in its list; an absent kind grants nothing. */
+export function compilePolicy(allow: Allow): Policy {
+  const rules = new Map<string, Rule>()
+  if (allow !== '*') for (const [server, grant] of allow) rules.set(server, grant === '*' ? grant : compileRule(grant))
+  const decisions = new Map<string, boolean>()
+
+  function decide(server: string, kind: Kind, wireName: string): boolean {
+    const rule = rules.get(server)
+    return rule === '*' || (rule?.decide[kind](wireName) ?? false)
+  }
+
+  return Object.freeze<Policy>({
+    id: createHash('sha256').update(canonical(allow)).digest('hex').slice(0, 32),
+    sees(server, kind, wireName) {
+      if (allow === '*') return true
+      if (wireName.length > maxRemembered) return decide(server, kind, wireName)
+      const question = `${kind} ${server} ${wireName}`
+      const known = decisions.get(question)
+      if (known !== undefined) return known
+      if (decisions.size >= maxDecisions) decisions.clear()
+      const decision = decide(server, kind, wireName)
+      decisions.set(question, decision)
+      return decision
+    },
+    seesServer(server) {
+      const rule = rules.get(server)
+      return allow === '*' || rule === '*' || (rule?.grants ?? false)
+    },
+    describe: () => (allow === '*' ? ['everything'] : [...allow].map(([server, grant]) => `${server}: ${say(grant)}`))
+  })
+}
+
+function compileRule(grant: Grant): Rule {
+  return {
+    grants: [grant.tools, grant.prompts, grant.resources].some(grantsAnything),
+    decide: {
+      tools: decideNames(grant.tools),
+      prompts: decideNames(grant.prompts),
+      resources: decideUris(grant.resources)
+    }
+  }
+}
+
+/** Equal for equal grants: the order of servers and of patterns decides nothing. */
+function canonical(allow: Allow): string {
+  if (allow === '*') return '*'
+  const sorted = (patterns: readonly string[]): readonly string[] => [...new Set(patterns)].sort()
+  const servers = [...allow].sort(([a], [b]) => (a < b ? -1 : 1))
+  return JSON.stringify(
+    servers.map(([server, grant]) => {
+      return [server, grant === '*' || [sorted(grant.tools), sorted(grant.prompts), sorted(grant.resources)]]
+    })
+  )
+}
+
+function say(grant: '*' | Grant): string {
+  if (grant === '*') return 'everything'
+  const parts = [grant.tools.join(', ')]
+  if (grant.prompts.length > 0) parts.push(`prompts ${grant.prompts.join(', ')}`)
+  if (grant.resources.length > 0) parts.push(`resources ${grant.resources.join(', ')}`)
+  return parts.filter(Boolean).join('; ') || 'nothing'
+}
