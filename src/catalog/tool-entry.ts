@@ -1,0 +1,131 @@
+/**
+ * One tool as the gateway exports it. The definition passes as the server wrote it; touched are only its name, the 2025
+ * task member (tasks are not bridged), and what is invalid or measured to break a current client's whole conversation:
+ * an input schema whose root is no object, an array without `items`, property keys outside `[a-zA-Z0-9_.-]{1,64}`.
+ */
+import { createHash } from 'node:crypto'
+import type { Era } from '../wire/era.js'
+import { isObject, type Json } from '../wire/json-rpc.js'
+
+export interface ToolEntry {
+  readonly server: string
+  /** The upstream's own name. */
+  readonly wireName: string
+  /** The name on `/mcp`. */
+  readonly publicName: string
+  /** The name on `/mcp/<server>`. */
+  readonly plainName: string
+  /** Running it twice does no harm, by its own annotations. */
+  readonly repeatable: boolean
+  /** Exported argument name -> the upstream's, where a property key had to be renamed. */
+  readonly renamedArguments: ReadonlyMap<string, string> | undefined
+  /** The serialised definition for a client of that era, under the public or the plain name. Made once. */
+  bytes(era: Era, plain: boolean): Buffer
+}
+
+export interface ToolNames {
+  readonly wireName: string
+  readonly publicName: string
+  readonly plainName: string
+}
+
+/** @returns the entry, or the reason why the tool cannot be shown to anybody. */
+export function toolEntry(server: string, names: ToolNames, tool: Json): ToolEntry | { readonly hidden: string } {
+  const { name: _name, execution, inputSchema, ...rest } = tool
+  if (isObject(execution) && execution.taskSupport === 'required') {
+    return { hidden: 'it can only run as a 2025-11-25 task, which is not bridged' }
+  }
+  const repaired = repairSchema(inputSchema)
+  if ('hidden' in repaired) return repaired
+  const { taskSupport: _taskSupport, ...otherExecution } = isObject(execution) ? execution : {}
+  const annotations = isObject(tool.annotations) ? tool.annotations : {}
+  const cache = new Map<string, Buffer>()
+  return {
+    server,
+    ...names,
+    repeatable: annotations.readOnlyHint === true || annotations.idempotentHint === true,
+    renamedArguments: repaired.renamed,
+    bytes(era, plain) {
+      const form = `${era} ${plain}`
+      let bytes = cache.get(form)
+      if (!bytes) {
+        const kept = era === 'legacy' && Object.keys(otherExecution).length > 0 && { execution: otherExecution }
+        const definition = {
+          name: plain ? names.plainName : names.publicName,
+          ...rest,
+          inputSchema: repaired.schema,
+          ...kept
+        }
+        bytes = Buffer.from(JSON.stringify(definition))
+        cache.set(form, bytes)
+      }
+      return bytes
+    }
+  }
+}
+
+type Repaired =
+  { readonly schema: Json; readonly renamed: ReadonlyMap<string, string> | undefined } | { readonly hidden: string }
+
+function repairSchema(given: unknown): Repaired {
+  if (given === undefined || given === null || (isObject(given) && Object.keys(given).length === 0)) {
+    return { schema: { type: 'object' }, renamed: undefined }
+  }
+  if (!isObject(given)) return { hidden: 'its inputSchema is no JSON object' }
+  const { type } = given
+  if (type !== undefined && type !== 'object' && !(Array.isArray(type) && type.includes('object'))) {
+    return {
+      hidden: `the root of its inputSchema is of type ${JSON.stringify(type).slice(0, 60)}; tools take an object`
+    }
+  }
+  const typed = type === 'object' ? given : { ...given, type: 'object' }
+  const { schema, renamed } = renameProperties(withItems(typed, 0) as Json)
+  return { schema, renamed }
+}
+
+/** The same object where nothing was missing, so that a valid schema stays as it is. */
+function withItems(schema: unknown, depth: number): unknown {
+  if (depth > 64 || typeof schema !== 'object' || schema === null) return schema
+  if (Array.isArray(schema)) {
+    const items = schema.map(item => withItems(item, depth + 1))
+    return items.some((item, i) => item !== schema[i]) ? items : schema
+  }
+  let changed: Json | undefined
+  for (const [key, value] of Object.entries(schema)) {
+    // Under these stand values, not schemas: an example that looks like a schema is left alone.
+    if (key === 'enum' || key === 'const' || key === 'default' || key === 'examples') continue
+    const mended = withItems(value, depth + 1)
+    if (mended !== value) changed = { ...(changed ?? schema), [key]: mended }
+  }
+  const { type, items, prefixItems } = schema as Json
+  const isArray = type === 'array' || (Array.isArray(type) && type.includes('array'))
+  if (isArray && items === undefined && prefixItems === undefined) changed = { ...(changed ?? schema), items: {} }
+  return changed ?? schema
+}
+
+const propertyKey = /^[a-zA-Z0-9_.-]{1,64}$/
+
+function renameProperties(schema: Json): { schema: Json; renamed: ReadonlyMap<string, string> | undefined } {
+  const { properties, required } = schema
+  if (!isObject(properties) || Object.keys(properties).every(key => propertyKey.test(key))) {
+    return { schema, renamed: undefined }
+  }
+  const renamed = new Map<string, string>()
+  const exported = (key: string) => {
+    if (propertyKey.test(key)) return key
+    const hash = createHash('sha256').update(key).digest('hex').slice(0, 8)
+    const name = `${key.replace(/[^a-zA-Z0-9_.-]/g, '_').slice(0, 55)}_${hash}`
+    renamed.set(name, key)
+    return name
+  }
+  return {
+    schema: {
+      ...schema,
+      properties: Object.fromEntries(Object.entries(properties).map(([key, value]) => [exported(key), value])),
+      ...(Array.isArray(required) && {
+        required: required.map(key => (typeof key === 'string' ? exported(key) : (key as unknown)))
+      })
+    },
+    renamed
+  }
+}
