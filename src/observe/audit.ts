@@ -1,0 +1,31 @@
+/**
+ * The audit trail: exactly one line for every tool call that was authenticated, whatever became of it. Arguments and
+ * results are never in it.
+ */
+import type { Log } from './log.js'
+
+/**
+ * How a call ended. `unknown` and `denied` look the same to the caller; only here they differ.
+ */
+export type Outcome =
+  'ok' | 'is_error' | 'rpc_error' | 'unknown' | 'denied' | 'shed' | 'down' | 'died' | 'timeout' | 'cancelled' | 'failed'
+
+export interface CallRecord {
+  readonly key: string
+  /** `clientInfo.name/version` as the client gave it. */
+  readonly client?: string
+  readonly server?: string
+  /** The wire name, or the name as sent when no tool has it. */
+  readonly tool: string
+  readonly outcome: Outcome
+  /** JSON-RPC code of a failure. */
+  readonly code?: number
+  readonly ms: number
+}
+
+export type Audit = (record: CallRecord) => void
+
+export function createAudit(log: Log): Audit {
+  return record =>
+    log.info({ event: 'call', ...record, tool: record.tool.slice(0, 128), ms: Math.round(record.ms * 10) / 10 })
+}

@@ -1,0 +1,30 @@
+/**
+ * The gateway's own log: one JSON line an event on stderr, `event` names it, the other fields are documented in
+ * docs/operations.md. Secrets do not reach it by construction: no caller passes headers, arguments or configuration.
+ */
+import { pino, type Logger } from 'pino'
+
+export type Log = Pick<Logger, 'debug' | 'info' | 'warn' | 'error'>
+
+export type LogLevel = 'debug' | 'info' | 'warn' | 'error' | 'silent'
+
+/**
+ * A log that writes asynchronously to `stream` (default: stderr), so that a slow reader never blocks the loop.
+ * @param stream anything with `write(line)`; tests pass an array-backed one.
+ */
+export function createLog(level: LogLevel, stream?: { write(line: string): void }): Log & { flush(): void } {
+  const options = {
+    level,
+    base: null,
+    messageKey: 'message',
+    timestamp: () => `,"time":"${new Date().toISOString()}"`,
+    formatters: { level: (label: string) => ({ level: label }) }
+  }
+  if (stream) return Object.assign(pino(options, stream), { flush() {} })
+  const destination = pino.destination({ dest: 2, sync: false, maxLength: 8 * 1024 * 1024 })
+  const logger = pino(options, destination)
+  return Object.assign(logger, { flush: () => destination.flushSync() })
+}
+
+/** Accepts everything, keeps nothing. */
+export const silentLog: Log = pino({ level: 'silent' })

@@ -1,0 +1,137 @@
+/**
+ * A link over one ordered two-way channel (stdio, HTTP+SSE): requests go out under fresh integer ids, answers and
+ * progress find their request by that id, everything else is unattributable. Framing is the channel's business.
+ */
+import { SwitchboardError, toSwitchboardError } from '../errors.js'
+import { legParams, type Era } from '../wire/era.js'
+import { classifyMessage, type Answer, type Json, type RpcNotification, type RpcRequest } from '../wire/json-rpc.js'
+import type { Leg } from '../wire/leg.js'
+import type { Link, LinkEvents, LinkInfo } from './link.js'
+
+export interface Channel {
+  /** Sends one message. @throws SwitchboardError when it certainly was not sent. */
+  send(json: string): void
+  close(): Promise<void>
+}
+
+interface Pending {
+  readonly leg: Leg
+  readonly resolve: (answer: Answer) => void
+  readonly reject: (error: Error) => void
+  readonly release: () => void
+}
+
+export class ChannelLink implements Link {
+  /** Set by negotiation before anybody else sees the link. */
+  info: LinkInfo
+  readonly #server: string
+  readonly #channel: Channel
+  readonly #events: LinkEvents
+  readonly #pending = new Map<number, Pending>()
+  #nextId = 1
+  #ended: SwitchboardError | undefined
+
+  constructor(server: string, channel: Channel, events: LinkEvents, era: Era) {
+    this.#server = server
+    this.#channel = channel
+    this.#events = events
+    this.info = { era, version: '', capabilities: {}, serverInfo: {} }
+  }
+
+  request(method: string, params: Json | undefined, leg: Leg): Promise<Answer> {
+    if (this.#ended) {
+      const { message } = this.#ended
+      return Promise.reject(new SwitchboardError('upstream_down', message, { server: this.#server, dispatched: false }))
+    }
+    const id = this.#nextId++
+    const sent = legParams(this.info.era, params, leg.client, leg.wantsProgress ? id : undefined)
+    return new Promise<Answer>((resolve, reject) => {
+      try {
+        this.#channel.send(JSON.stringify({ jsonrpc: '2.0', id, method, params: sent }))
+      } catch (error) {
+        reject(toSwitchboardError(error))
+        return
+      }
+      const release = leg.cancellation.onCancel(reason => {
+        if (!this.#pending.delete(id)) return
+        // `initialize` must not be cancelled (2025-11-25, Cancellation).
+        if (method !== 'initialize') this.notify('notifications/cancelled', { requestId: id, reason: reason.message })
+        reject(reason)
+      })
+      this.#pending.set(id, { leg, resolve, reject, release })
+    })
+  }
+
+  notify(method: string, params?: Json): void {
+    if (this.#ended) return
+    try {
+      this.#channel.send(JSON.stringify({ jsonrpc: '2.0', method, params }))
+    } catch {
+      // Nobody waits for a notification; a channel that cannot take it reports its own end.
+    }
+  }
+
+  /** One message from the server, already parsed. */
+  receive(value: unknown): void {
+    const { kind, message } = classifyMessage(value) as { kind: string; message: never }
+    if (kind === 'response') this.#settle(message)
+    else if (kind === 'notification') this.#notified(message)
+    else if (kind === 'request') this.#asked(message)
+  }
+
+  /** The channel is gone: everything in flight is answered now. */
+  lost(reason: string): void {
+    if (this.#ended) return
+    this.#end(reason)
+    this.#events.onLost(reason)
+  }
+
+  async close(): Promise<void> {
+    if (!this.#ended) this.#end('its connection was closed by the gateway')
+    await this.#channel.close()
+  }
+
+  #end(reason: string): void {
+    this.#ended = new SwitchboardError('upstream_died', reason, { server: this.#server, dispatched: true })
+    for (const { release, reject } of this.#pending.values()) {
+      release()
+      reject(this.#ended)
+    }
+    this.#pending.clear()
+  }
+
+  #settle({ id, result, error }: { id: unknown; result?: Json; error?: Answer['error'] }): void {
+    const pending = typeof id === 'number' ? this.#pending.get(id) : undefined
+    if (!pending) return
+    this.#pending.delete(id as number)
+    pending.release()
+    pending.resolve(error ? { error } : { result: result as Json })
+  }
+
+  #notified(notification: RpcNotification): void {
+    if (notification.method === 'notifications/progress') {
+      const token = notification.params?.progressToken
+      if (typeof token === 'number') this.#pending.get(token)?.leg.onNotification?.(notification)
+      return
+    }
+    this.#events.onNotification(notification)
+  }
+
+  #asked({ id, method }: RpcRequest): void {
+    try {
+      this.#channel.send(JSON.stringify(answerToServer(id, method)))
+    } catch {
+      // As above: the end of the channel is reported elsewhere.
+    }
+  }
+}
+
+/** Our answer to a server's own request: `ping` is served, nothing else was declared (2025-11-25, Ping and Lifecycle). */
+export function answerToServer(id: string | number, method: string): Json {
+  if (method === 'ping') return { jsonrpc: '2.0', id, result: {} }
+  return {
+    jsonrpc: '2.0',
+    id,
+    error: { code: -32601, message: `Method not found: ${method} (not declared by this client)` }
+  }
+}

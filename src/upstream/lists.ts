@@ -1,0 +1,63 @@
+/** Follows a list through all its pages, bounded in every direction (2025-11-25, Pagination). */
+import { SwitchboardError } from '../errors.js'
+import { isObject, type Json } from '../wire/json-rpc.js'
+import type { Link } from './link.js'
+import { ask, ownFacts } from './negotiate.js'
+import type { GatewayIdentity } from './link.js'
+
+export interface FetchedList {
+  readonly items: readonly Json[]
+  /** Smallest `ttlMs` of the pages, if a modern server gave one. */
+  readonly ttlMs?: number
+  /** Why the list was cut, as a sentence; absent when it is complete. */
+  readonly cut?: string
+}
+
+const maxPages = 100
+const maxItems = 10_000
+
+/**
+ * @param ms deadline for all pages together, in milliseconds.
+ * @throws SwitchboardError when a page cannot be had: a list is replaced by a whole one or not at all.
+ */
+export async function fetchList(
+  link: Link,
+  method: string,
+  member: string,
+  identity: GatewayIdentity,
+  ms: number
+): Promise<FetchedList> {
+  const items: Json[] = []
+  const seen = new Set<string>()
+  const deadline = Date.now() + ms
+  let ttlMs: number | undefined
+  let cursor: string | undefined
+  for (let page = 1; ; page++) {
+    const params = cursor === undefined ? {} : { cursor }
+    const answer = await ask(link, method, params, ownFacts(identity), Math.max(deadline - Date.now(), 1))
+    if (!answer.result) {
+      const said = answer.error ? `${answer.error.message.slice(0, 300)} (${answer.error.code})` : 'nothing usable'
+      throw new SwitchboardError('upstream_garbage', `it answered ${method} with an error: ${said}`)
+    }
+    const { [member]: list, nextCursor, ttlMs: ttl } = answer.result
+    if (!Array.isArray(list))
+      throw new SwitchboardError('upstream_garbage', `it answered ${method} without "${member}"`)
+    items.push(...list.filter(isObject))
+    if (typeof ttl === 'number') ttlMs = Math.min(ttlMs ?? Infinity, ttl)
+    const cut = stopReason(items.length, page, nextCursor, seen)
+    if (cut !== undefined || typeof nextCursor !== 'string') {
+      if (items.length > maxItems) items.length = maxItems
+      return { items, ...(ttlMs !== undefined && { ttlMs }), ...(cut !== undefined && { cut }) }
+    }
+    seen.add(nextCursor)
+    cursor = nextCursor
+  }
+}
+
+function stopReason(count: number, page: number, next: unknown, seen: ReadonlySet<string>): string | undefined {
+  if (count > maxItems) return `it lists more than ${maxItems} items; the rest is left out`
+  if (typeof next !== 'string') return undefined
+  if (seen.has(next)) return 'it repeats a page cursor; what follows is left out'
+  if (page >= maxPages) return `it has more than ${maxPages} pages; the rest is left out`
+  return undefined
+}

@@ -1,0 +1,216 @@
+/**
+ * One child process that serves an upstream: started without a shell in a process group of its own, watched by `exit`
+ * (not `close`: a grandchild may hold stdout for ever), ended with its whole group. Its environment is a minimal one
+ * plus what servers.yaml gives it, never the gateway's.
+ */
+import { spawn, type ChildProcess } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { StringDecoder } from 'node:string_decoder'
+
+export interface ChildOptions {
+  readonly command: string
+  readonly args: readonly string[]
+  readonly cwd: string
+  readonly env: Readonly<Record<string, string>>
+  /** Whether the child talks MCP on stdin/stdout; it then may end by itself once stdin ends. */
+  readonly speaks: boolean
+  readonly onStdout?: (chunk: Buffer) => void
+  /** One line the child wrote on stderr (or on a stdout that is not the protocol). */
+  readonly onLine?: (line: string) => void
+  /** Called once, with a sentence without a full stop, when the child could not be started or is gone. */
+  readonly onExit: (reason: string) => void
+}
+
+export interface Child {
+  readonly pid: number | undefined
+  /** Bytes written to stdin that the child has not taken yet. */
+  readonly backlog: number
+  /** Writes to stdin. Writing to a child that is gone is harmless. */
+  write(text: string): void
+  /** The last lines the child wrote on stderr, oldest first. */
+  lastLines(): readonly string[]
+  /** Ends stdin, then TERM, then KILL to the group; resolves when the group is gone. Never rejects. */
+  stop(): Promise<void>
+}
+
+const graceful = { stdinMs: 2000, termMs: 3000 }
+/** How long stdout may still deliver what was in the pipe when the child exited. */
+const flushMs = 100
+const keptLines = 20
+const maxLine = 2000
+
+/** Starts the child. A child that cannot be started is reported through `onExit`, never thrown. */
+export function startChild(options: ChildOptions): Child {
+  const { command, args, cwd, env, speaks } = options
+  const lines: string[] = []
+  let gone = false
+  let stopping: Promise<void> | undefined
+
+  const child = spawn(command, [...args], {
+    cwd,
+    env: { ...inheritedEnvironment(), ...env },
+    detached: process.platform !== 'win32',
+    windowsHide: true,
+    stdio: ['pipe', 'pipe', 'pipe']
+  })
+
+  const exited = new Promise<void>(resolve => {
+    child.once('exit', () => resolve())
+    child.once('error', () => child.pid === undefined && resolve())
+  })
+
+  const keepLine = (line: string) => {
+    const text = printable(line, env)
+    if (text === '') return
+    lines.push(text)
+    if (lines.length > keptLines) lines.shift()
+    options.onLine?.(text)
+  }
+  const lastWords = () => (lines.length > 0 ? `; its last words: ${lines.at(-1)}` : '')
+  const report = (reason: string) => {
+    if (gone) return
+    gone = true
+    options.onExit(reason)
+  }
+
+  child.once('error', error => report(startFailure(error, command, cwd)))
+  child.once('exit', (code, signal) => {
+    const how = signal ? `its process was ended by ${signal}` : `its process exited with code ${code}`
+    const flushed = setTimeout(settle, flushMs)
+    const open = [child.stdout, child.stderr].filter(stream => !stream.closed)
+    let left = open.length
+    for (const stream of open) stream.once('close', () => --left === 0 && settle())
+    if (left === 0) settle()
+    function settle() {
+      clearTimeout(flushed)
+      report(how + lastWords())
+      // A wrapper (npx, sh -c) may be dead while its server lives on, holding our pipes: the group goes as one.
+      if (!stopping) stopping = endGroup(child, exited)
+      child.stdout.destroy()
+      child.stderr.destroy()
+    }
+  })
+
+  // Without listeners an EPIPE of one child would be an uncaught exception of the gateway.
+  child.stdin.on('error', () => {})
+  child.stdout.on('error', () => {})
+  child.stderr.on('error', () => {})
+  if (options.onStdout) child.stdout.on('data', options.onStdout)
+  else eachLine(child.stdout, keepLine)
+  eachLine(child.stderr, keepLine)
+
+  return {
+    get pid() {
+      return child.pid
+    },
+    get backlog() {
+      return child.stdin.writableLength
+    },
+    write(text) {
+      if (!gone && child.stdin.writable) child.stdin.write(text)
+    },
+    lastLines: () => [...lines],
+    stop() {
+      gone = true
+      stopping ??= (async () => {
+        if (child.pid === undefined) return
+        child.stdin.end()
+        if (speaks) await within(exited, graceful.stdinMs)
+        await endGroup(child, exited)
+      })()
+      return stopping
+    }
+  }
+}
+
+async function endGroup(child: ChildProcess, exited: Promise<void>): Promise<void> {
+  if (child.pid === undefined) return
+  if (!signalGroup(child, 'SIGTERM')) return
+  const deadline = Date.now() + graceful.termMs
+  await within(exited, graceful.termMs)
+  while (Date.now() < deadline && signalGroup(child, 0)) await sleep(25)
+  signalGroup(child, 'SIGKILL')
+  await within(exited, 1000)
+}
+
+/** False when nobody is left in the group. */
+function signalGroup(child: ChildProcess, signal: NodeJS.Signals | 0): boolean {
+  if (child.pid === undefined) return false
+  try {
+    if (process.platform === 'win32') return child.kill(signal)
+    return process.kill(-child.pid, signal)
+  } catch {
+    return false
+  }
+}
+
+const sleep = (ms: number) => new Promise<void>(resolve => setTimeout(resolve, ms))
+
+function within(done: Promise<void>, ms: number): Promise<void> {
+  return new Promise(resolve => {
+    const timer = setTimeout(resolve, ms)
+    void done.then(() => {
+      clearTimeout(timer)
+      resolve()
+    })
+  })
+}
+
+function eachLine(stream: NodeJS.ReadableStream, onLine: (line: string) => void): void {
+  const decoder = new StringDecoder('utf8')
+  let rest = ''
+  stream.on('data', (chunk: Buffer) => {
+    const parts = (rest + decoder.write(chunk)).split('\n')
+    rest = (parts.pop() ?? '').slice(0, maxLine)
+    parts.forEach(onLine)
+  })
+  stream.on('end', () => onLine(rest))
+}
+
+/* eslint-disable no-control-regex -- control characters are what these look for */
+const ansiSequence = /\u001b\[[0-9;]*[A-Za-z]/g
+const unprintable = /[\u0000-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e]/g
+/* eslint-enable no-control-regex */
+
+/** A line fit for logs and for people: no control characters, no configured secret, not endless. */
+function printable(line: string, env: Readonly<Record<string, string>>): string {
+  let text = line.replace(ansiSequence, '').replace(unprintable, ' ')
+  for (const value of Object.values(env)) if (value.length >= 8) text = text.replaceAll(value, '[redacted]')
+  return text.trim().slice(0, 500)
+}
+
+function startFailure(error: NodeJS.ErrnoException, command: string, cwd: string): string {
+  if (error.code === 'ENOENT' && !existsSync(cwd)) return `its working directory ${cwd} does not exist`
+  if (error.code === 'ENOENT')
+    return `its command "${command}" was not found; install it or correct "command" in servers.yaml`
+  if (error.code === 'EACCES') return `its command "${command}" may not be executed (permission denied)`
+  return `its command "${command}" could not be started (${error.code ?? error.message})`
+}
+
+/** What every child may know of the host: where programs and its home are, nothing else. */
+function inheritedEnvironment(): Record<string, string> {
+  const names =
+    process.platform === 'win32'
+      ? [
+          'APPDATA',
+          'HOMEDRIVE',
+          'HOMEPATH',
+          'LOCALAPPDATA',
+          'PATH',
+          'PATHEXT',
+          'PROCESSOR_ARCHITECTURE',
+          'SYSTEMDRIVE',
+          'SYSTEMROOT',
+          'TEMP',
+          'USERNAME',
+          'USERPROFILE'
+        ]
+      : ['HOME', 'LANG', 'LOGNAME', 'PATH', 'SHELL', 'TERM', 'TMPDIR', 'TZ', 'USER']
+  const kept: Record<string, string> = {}
+  for (const name of names) {
+    const value = process.env[name]
+    // A value that begins with "()" is an exported shell function: never hand one on.
+    if (value !== undefined && !value.startsWith('()')) kept[name] = value
+  }
+  return kept
+}

@@ -1,0 +1,411 @@
+/**
+ * One upstream server, supervised: it is connected and connected again for as long as the gateway lives, its tool list
+ * is kept current, its calls are queued, bounded in time and answered exactly once. Callers see one method, `request`;
+ * a server that is down costs them a wait for the attempt they pull forward, never a hang.
+ *
+ * Invariant: `#link` is set as long as a connection stands; at most one attempt to make one runs at a time.
+ */
+import PQueue from 'p-queue'
+import type { ServerConfig } from '../config/schema.js'
+import { reasonOf, SwitchboardError } from '../errors.js'
+import type { Log } from '../observe/log.js'
+import { Cancellation } from '../wire/cancellation.js'
+import type { Era } from '../wire/era.js'
+import type { Answer, Json, RpcNotification } from '../wire/json-rpc.js'
+import type { Leg } from '../wire/leg.js'
+import { connect, type Connection } from './connect.js'
+import { Deadline } from './deadline.js'
+import type { GatewayIdentity, Link, LinkInfo } from './link.js'
+import { fetchList } from './lists.js'
+import { backoffMs, earliestAttempt, healthyMs } from './supervisor.js'
+
+export interface UpstreamOptions {
+  readonly config: ServerConfig
+  readonly identity: GatewayIdentity
+  readonly log: Log
+  /** The complete list of tools is new or has changed. */
+  readonly onTools: () => void
+}
+
+export type UpstreamState = 'starting' | 'ready' | 'down' | 'stopped'
+
+export interface UpstreamStatus {
+  readonly id: string
+  readonly state: UpstreamState
+  /** Epoch milliseconds. */
+  readonly since: number
+  readonly transport: string
+  readonly era?: string
+  readonly tools?: number
+  /** Why it is not ready, or what is wrong although it is. */
+  readonly problem?: string
+  /** How long the last successful connection took, list included, in milliseconds. */
+  readonly connectMs?: number
+  readonly restarts: number
+  readonly pid?: number
+}
+
+/** A change of the list is fetched this long after it was told, and then at most this often. */
+const refetch = { afterMs: 200, everyMs: 2000 }
+
+export class Upstream {
+  readonly config: ServerConfig
+  readonly #options: UpstreamOptions
+  readonly #queue: PQueue
+  readonly #waiters = new Set<{ resolve: () => void; reject: (error: Error) => void }>()
+  #state: UpstreamState = 'starting'
+  #since = Date.now()
+  #problem: string | undefined
+  #connection: Connection | undefined
+  #link: Link | undefined
+  #tools: readonly Json[] | undefined
+  #firstAttempt: Promise<void> | undefined
+  #attempt: Promise<void> | undefined
+  #attemptEnd = new Cancellation()
+  #timer: NodeJS.Timeout | undefined
+  #refetchTimer: NodeJS.Timeout | undefined
+  #lastAttempt = -Infinity
+  #lastFetch = -Infinity
+  #linkedAt = 0
+  #connectMs: number | undefined
+  #failures = 0
+  #restarts = 0
+  #crashes: number[] = []
+  #noise = 0
+
+  constructor(options: UpstreamOptions) {
+    this.config = options.config
+    this.#options = options
+    this.#queue = new PQueue({ concurrency: options.config.concurrency })
+  }
+
+  get id(): string {
+    return this.config.id
+  }
+
+  /** The tools of the last complete list, as the server sent them; undefined as long as it has never answered. */
+  get tools(): readonly Json[] | undefined {
+    return this.#tools
+  }
+
+  /** What the server said of itself; undefined while there is no link. */
+  get info(): LinkInfo | undefined {
+    return this.#link?.info
+  }
+
+  get era(): Era | undefined {
+    return this.#link?.info.era
+  }
+
+  /** The first attempt to connect, until it has ended, well or not; it never rejects. */
+  get firstAttempt(): Promise<void> | undefined {
+    return this.#firstAttempt
+  }
+
+  get status(): UpstreamStatus {
+    const { era } = this.#link?.info ?? {}
+    const pid = this.#connection?.child?.pid
+    return {
+      id: this.id,
+      state: this.#state,
+      since: this.#since,
+      transport: this.#connection?.transport ?? this.config.transport,
+      restarts: this.#restarts,
+      ...(era && { era }),
+      ...(this.#tools && { tools: this.#tools.length }),
+      ...(this.#problem !== undefined && { problem: this.#problem }),
+      ...(this.#connectMs !== undefined && { connectMs: this.#connectMs }),
+      ...(pid !== undefined && { pid })
+    }
+  }
+
+  /** Begins to connect, in the background. */
+  start(): void {
+    this.#firstAttempt = this.#connect().then(() => {
+      this.#firstAttempt = undefined
+    })
+  }
+
+  /**
+   * Sends one request and resolves with the server's answer.
+   * Waits for a (re)start, then for a place in the queue, then for the answer, each with its own limit.
+   * @throws SwitchboardError whose message is a reason without the server's name and without a full stop.
+   */
+  async request(method: string, params: Json | undefined, leg: Leg): Promise<Answer> {
+    const { timeout, maxTimeout } = this.config
+    const cancellation = new Cancellation()
+    const release = leg.cancellation.onCancel(reason => cancellation.cancel(reason))
+    let dispatched = false
+    const deadline = new Deadline(timeout * 1000, maxTimeout * 1000, kind =>
+      cancellation.cancel(
+        new SwitchboardError(
+          'upstream_timeout',
+          kind === 'idle' ? `it gave no sign of life for ${timeout} s` : `it did not finish within ${maxTimeout} s`,
+          { server: this.id, dispatched }
+        )
+      )
+    )
+    const { onNotification } = leg
+    const own: Leg = {
+      ...leg,
+      cancellation,
+      ...(onNotification && {
+        onNotification: (notification: RpcNotification) => {
+          deadline.touch()
+          onNotification(notification)
+        }
+      })
+    }
+    try {
+      if (!this.#link) await this.#linked(cancellation)
+      return await this.#admit(cancellation, async () => {
+        try {
+          dispatched = true
+          return await this.#send(method, params, own)
+        } catch (error) {
+          if (!this.#mayRepeat(error, own)) throw error
+          await this.#linked(cancellation)
+          return await this.#send(method, params, own)
+        }
+      })
+    } finally {
+      deadline.clear()
+      release()
+    }
+  }
+
+  /** Ends the link and the process. Requests in flight are rejected. */
+  async close(): Promise<void> {
+    this.#become('stopped', undefined)
+    clearTimeout(this.#timer)
+    clearTimeout(this.#refetchTimer)
+    this.#wake(
+      new SwitchboardError('upstream_down', 'the gateway no longer serves it', { server: this.id, dispatched: false })
+    )
+    this.#attemptEnd.cancel(this.#downError())
+    const connection = this.#connection
+    this.#connection = this.#link = undefined
+    await connection?.close()
+    await this.#attempt
+  }
+
+  #send(method: string, params: Json | undefined, leg: Leg): Promise<Answer> {
+    if (leg.cancellation.reason) return Promise.reject(leg.cancellation.reason)
+    const link = this.#link
+    if (!link) return Promise.reject(this.#downError())
+    return link.request(method, params, leg).catch((error: unknown) => {
+      // An HTTP server has no connection that could break while idle: a refused request is how its absence shows.
+      const absent = error instanceof SwitchboardError && error.code === 'upstream_down'
+      if (absent && this.#link === link) this.#lost(error.message)
+      throw error
+    })
+  }
+
+  /** A request is sent again only if it provably was not delivered, or if its tool says that twice does no harm. */
+  #mayRepeat(error: unknown, leg: Leg): boolean {
+    if (!(error instanceof SwitchboardError) || leg.cancellation.reason || this.#state === 'stopped') return false
+    if (error.code === 'upstream_down') return error.facts.dispatched === false
+    return error.code === 'upstream_died' && this.config.retry === 'annotated' && leg.repeatable === true
+  }
+
+  /** Runs `task` when one of the server's places is free; waiting is bounded in number and time. */
+  #admit(cancellation: Cancellation, task: () => Promise<Answer>): Promise<Answer> {
+    const queue = this.#queue
+    if (queue.pending < queue.concurrency && queue.size === 0) return queue.add(task)
+    const { queue: places, queueTimeout, concurrency } = this.config
+    const overloaded = (why: string) =>
+      new SwitchboardError('upstream_overloaded', why, { server: this.id, dispatched: false, retryAfterMs: 1000 })
+    if (queue.size >= places) {
+      return Promise.reject(overloaded(`${concurrency} calls are running and ${places} are waiting already`))
+    }
+    return new Promise((resolve, reject) => {
+      let begun = false
+      const timer = setTimeout(
+        () =>
+          !begun && cancellation.cancel(overloaded(`all its ${concurrency} places were taken for ${queueTimeout} s`)),
+        queueTimeout * 1000
+      )
+      const release = cancellation.onCancel(reason => {
+        clearTimeout(timer)
+        if (!begun) reject(reason)
+      })
+      const turn = () => {
+        if (cancellation.reason) return Promise.reject(cancellation.reason)
+        begun = true
+        clearTimeout(timer)
+        return task()
+      }
+      void queue.add(turn).then(resolve, reject).finally(release)
+    })
+  }
+
+  /** Waits until there is a link, pulling the next attempt forward. @throws the reason when that attempt fails. */
+  #linked(cancellation: Cancellation): Promise<void> {
+    if (this.#link) return Promise.resolve()
+    if (this.#state === 'stopped') return Promise.reject(this.#downError())
+    if (this.#waiters.size >= this.config.queue + this.config.concurrency) {
+      return Promise.reject(
+        new SwitchboardError(
+          'upstream_overloaded',
+          `it is starting and ${this.#waiters.size} calls wait for it already`,
+          {
+            server: this.id,
+            dispatched: false,
+            retryAfterMs: 1000
+          }
+        )
+      )
+    }
+    if (!this.#attempt) this.#schedule(earliestAttempt(this.#lastAttempt, this.#crashes, Date.now()) - Date.now())
+    return new Promise((resolve, reject) => {
+      const waiter = { resolve: () => end(resolve), reject: (error: Error) => end(() => reject(error)) }
+      const end = (act: () => void) => {
+        this.#waiters.delete(waiter)
+        release()
+        act()
+      }
+      this.#waiters.add(waiter)
+      const release = cancellation.onCancel(waiter.reject)
+    })
+  }
+
+  #wake(error?: Error): void {
+    for (const waiter of [...this.#waiters]) {
+      if (error) waiter.reject(error)
+      else waiter.resolve()
+    }
+  }
+
+  #schedule(ms: number): void {
+    clearTimeout(this.#timer)
+    this.#timer = setTimeout(() => void this.#connect(), Math.max(ms, 0))
+  }
+
+  #connect(): Promise<void> {
+    clearTimeout(this.#timer)
+    return (this.#attempt ??= this.#open().finally(() => {
+      this.#attempt = undefined
+    }))
+  }
+
+  async #open(): Promise<void> {
+    if (this.#state === 'stopped') return
+    const started = (this.#lastAttempt = Date.now())
+    this.#become('starting', this.#problem)
+    try {
+      const connection = await connect(this.config, this.#options.identity, this.#attemptEnd, {
+        onNotification: notification => this.#notified(notification),
+        onLost: reason => this.#lost(reason),
+        onLine: line => this.#options.log.debug({ event: 'upstream.stderr', server: this.id, line }),
+        onNoise: bytes => this.#noisy(bytes)
+      })
+      if (this.#stopped()) return await connection.close()
+      this.#connection = connection
+      this.#link = connection.link
+      this.#linkedAt = Date.now()
+      if (this.#tools) this.#wake()
+      await this.#fetchTools(connection.link)
+      if (this.#link !== connection.link) return
+      this.#connectMs = Date.now() - started
+      this.#wake()
+    } catch (error) {
+      if (!this.#stopped()) this.#failed(reasonOf(error))
+    }
+  }
+
+  /** A separate look, so that the type checker forgets what it knew before an `await`. */
+  #stopped(): boolean {
+    return this.#state === 'stopped'
+  }
+
+  #lost(reason: string): void {
+    if (!this.#link) return
+    this.#connection?.close().catch(() => {})
+    this.#connection = this.#link = undefined
+    this.#restarts++
+    this.#crashes = [...this.#crashes, Date.now()].slice(-10)
+    if (Date.now() - this.#linkedAt > healthyMs) this.#failures = 0
+    this.#failed(reason)
+  }
+
+  #failed(reason: string): void {
+    this.#failures++
+    const wait = backoffMs(this.#failures, Math.random())
+    this.#become('down', reason)
+    this.#options.log.warn({ event: 'upstream.down', server: this.id, reason, retryMs: wait })
+    this.#wake(this.#downError(wait))
+    this.#schedule(wait)
+  }
+
+  #downError(retryAfterMs = 1000): SwitchboardError {
+    return new SwitchboardError('upstream_down', this.#problem ?? 'it is not connected', {
+      server: this.id,
+      dispatched: false,
+      retryAfterMs
+    })
+  }
+
+  #become(state: UpstreamState, problem: string | undefined): void {
+    if (this.#state !== state) this.#since = Date.now()
+    this.#state = state
+    this.#problem = problem
+  }
+
+  /** Fetches the list; the server is ready when it has answered, with a problem noted if it could not list. */
+  async #fetchTools(link: Link): Promise<void> {
+    this.#lastFetch = Date.now()
+    let problem: string | undefined
+    try {
+      const { items, cut } =
+        'tools' in link.info.capabilities
+          ? await fetchList(link, 'tools/list', 'tools', this.#options.identity, this.config.listTimeout * 1000)
+          : { items: [], cut: undefined }
+      if (this.#link !== link) return
+      problem = cut
+      const changed = JSON.stringify(items) !== JSON.stringify(this.#tools)
+      this.#tools = items
+      if (changed) this.#options.onTools()
+    } catch (error) {
+      if (this.#link !== link) return
+      problem = reasonOf(error)
+      this.#refetchSoon(backoffMs(++this.#failures, Math.random()))
+    }
+    const wasReady = this.#state === 'ready'
+    this.#become('ready', problem)
+    if (problem !== undefined) this.#options.log.warn({ event: 'upstream.list', server: this.id, reason: problem })
+    if (!wasReady) {
+      const { era, version } = link.info
+      this.#options.log.info({
+        event: 'upstream.ready',
+        server: this.id,
+        era,
+        version,
+        tools: this.#tools?.length ?? 0
+      })
+    }
+  }
+
+  #notified({ method }: RpcNotification): void {
+    if (method === 'notifications/tools/list_changed') this.#refetchSoon(refetch.afterMs)
+  }
+
+  #refetchSoon(ms: number): void {
+    clearTimeout(this.#refetchTimer)
+    const wait = Math.max(ms, this.#lastFetch + refetch.everyMs - Date.now())
+    this.#refetchTimer = setTimeout(() => {
+      if (this.#link) void this.#fetchTools(this.#link)
+    }, wait)
+  }
+
+  #noisy(bytes: number): void {
+    if (this.#noise++ === 0) {
+      this.#options.log.warn({
+        event: 'upstream.noise',
+        server: this.id,
+        bytes,
+        message: 'a line on its stdout is no JSON and was skipped; a stdio server must log to stderr'
+      })
+      setTimeout(() => (this.#noise = 0), 10_000).unref()
+    }
+  }
+}
