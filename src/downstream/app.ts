@@ -1,0 +1,171 @@
+/**
+ * The doors. Hono routes; every request passes guard (headers, Host, Origin) → authenticate → its door, in that order.
+ * Open without a key are only health, and the 404s that clients probing for OAuth must get as JSON.
+ */
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { HttpBindings } from '@hono/node-server'
+import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
+import { Hono, type Context } from 'hono'
+import type { Catalog, ServerPart } from '../catalog/snapshot.js'
+import type { Scope } from '../catalog/view.js'
+import { SwitchboardError } from '../errors.js'
+import type { Log } from '../observe/log.js'
+import type { Key, KeyRing } from '../policy/keys.js'
+import { createGuard, type GuardOptions } from './guard.js'
+import { commonHeaders, refusalBody, replyRefusal } from './reply.js'
+import type { Caller, StreamableHttp } from './streamable-http.js'
+
+export interface AppOptions {
+  readonly guard: GuardOptions
+  readonly keys: () => KeyRing
+  readonly catalog: () => Catalog
+  readonly streamableHttp: StreamableHttp
+  readonly log: Log
+  /** Whether new work is taken; false while shutting down. */
+  readonly ready: () => boolean
+}
+
+interface Env {
+  Bindings: HttpBindings
+  Variables: { key: Key }
+}
+
+type Door = (caller: Caller, req: IncomingMessage, res: ServerResponse) => void | Promise<void>
+
+export function createApp({ guard: guardOptions, keys, catalog, streamableHttp, log, ready }: AppOptions): Hono<Env> {
+  const app = new Hono<Env>()
+  const guard = createGuard(guardOptions)
+
+  app.use(async (c, next) => {
+    const refused = guard(c.env.incoming)
+    if (!refused) return next()
+    log.info({ event: 'refused', reason: refused.code, remote: c.env.incoming.socket.remoteAddress })
+    return refusal(refused)
+  })
+
+  app.get('/healthz', () => json(200, { status: 'ok' }))
+  app.get('/health', () => json(200, { status: 'ok' }))
+  app.get('/readyz', () => (ready() ? json(200, { status: 'ready' }) : json(503, { status: 'draining' })))
+  for (const path of [
+    '/.well-known/*',
+    '/:prefix/.well-known/*',
+    '/:prefix/:more/.well-known/*',
+    '/register',
+    '/authorize',
+    '/token'
+  ]) {
+    app.all(path, () => json(404, { error: 'not_found', error_description: 'This server uses API keys, not OAuth.' }))
+  }
+
+  app.use(async (c, next) => {
+    const { key, refused, keyId } = keys().authenticate(c.env.incoming.headers)
+    if (key) {
+      if (!ready()) return refusal(new SwitchboardError('draining', undefined, { retryAfterMs: 2000 }))
+      c.set('key', key)
+      return next()
+    }
+    log.info({
+      event: `auth.${refused}`,
+      ...(keyId !== undefined && { key: keyId }),
+      remote: c.env.incoming.socket.remoteAddress,
+      path: c.req.path
+    })
+    // RFC 6750, 3.1: without credentials no error code; `resource_metadata` only where OAuth is really served.
+    const challenge = refused === 'missing' ? 'Bearer realm="mcp"' : 'Bearer realm="mcp", error="invalid_token"'
+    return refusal(new SwitchboardError(refused === 'missing' ? 'unauthorized' : 'invalid_key'), {
+      'www-authenticate': challenge,
+      ...unreadBody(c.env.incoming)
+    })
+  })
+
+  const mcp = (door: Door) => async (c: Context<Env>) => {
+    const { incoming, outgoing } = c.env
+    const scope = scopeOf(catalog(), c.var.key, c.req.param('server'), c.req.query('servers'), incoming)
+    if (!scope) replyRefusal(outgoing, new SwitchboardError('no_such_server'), undefined, unreadBody(incoming))
+    else await door({ key: c.var.key, scope }, incoming, outgoing)
+    return RESPONSE_ALREADY_SENT
+  }
+  for (const path of ['/mcp', '/mcp/', '/mcp/:server', '/mcp/:server/']) {
+    app.post(
+      path,
+      mcp((caller, req, res) => streamableHttp.handlePost(caller, req, res))
+    )
+    app.get(
+      path,
+      mcp((caller, req, res) => streamableHttp.handleGet(caller, req, res))
+    )
+    app.delete(
+      path,
+      mcp((caller, req, res) => streamableHttp.handleDelete(caller, req, res))
+    )
+    app.all(path, c =>
+      refusal(new SwitchboardError('method_not_allowed'), { allow: 'POST, GET, DELETE', ...unreadBody(c.env.incoming) })
+    )
+  }
+
+  app.notFound(c => refusal(new SwitchboardError('not_found'), unreadBody(c.env.incoming)))
+  app.onError(error => {
+    log.error({ event: 'fault', reason: error.message, stack: error.stack })
+    return refusal(new SwitchboardError('internal'))
+  })
+  return app
+}
+
+/**
+ * Which servers this request speaks of. Unknown ones and those the key may not use are dropped alike; undefined when
+ * nothing is left.
+ */
+function scopeOf(
+  catalog: Catalog,
+  { policy }: Key,
+  path: string | undefined,
+  query: string | undefined,
+  req: IncomingMessage
+): Scope | undefined {
+  const visible = (name: string): ServerPart | undefined => {
+    const part = catalog.server(name.trim())
+    return part && policy.seesServer(part.source.id) ? part : undefined
+  }
+  if (path !== undefined) {
+    const part = visible(path)
+    return part && { key: `/${part.source.id}`, servers: [part], plain: true }
+  }
+  const header = req.headers['x-mcp-servers']
+  const named = query ?? (typeof header === 'string' ? header : undefined)
+  if (named === undefined) return { key: '*', servers: undefined, plain: false }
+  const parts = new Set(
+    named
+      .split(',')
+      .map(visible)
+      .filter(part => part !== undefined)
+  )
+  if (parts.size === 0) return undefined
+  const servers = catalog.servers.filter(part => parts.has(part))
+  return { key: servers.map(({ source }) => source.id).join(','), servers, plain: false }
+}
+
+function json(status: number, body: object): Response {
+  return new Response(JSON.stringify(body), {
+    status,
+    headers: { ...commonHeaders, 'content-type': 'application/json' }
+  })
+}
+
+function refusal(error: SwitchboardError, headers?: Record<string, string>): Response {
+  const { retryAfterMs } = error.facts
+  return new Response(refusalBody(error), {
+    status: error.http,
+    headers: {
+      ...commonHeaders,
+      'content-type': 'application/json',
+      ...(retryAfterMs !== undefined && { 'retry-after': String(Math.ceil(retryAfterMs / 1000)) }),
+      ...headers
+    }
+  })
+}
+
+/** A body that will not be read makes the connection unusable for what follows. */
+function unreadBody({ headers }: IncomingMessage): Record<string, string> {
+  const { 'content-length': length, 'transfer-encoding': chunked } = headers
+  return (length !== undefined && Number(length) > 64 * 1024) || chunked !== undefined ? { connection: 'close' } : {}
+}

@@ -1,0 +1,54 @@
+/** Reads a JSON body within its limits, without trusting what the client says of its length. */
+import type { IncomingMessage } from 'node:http'
+import { SwitchboardError } from '../errors.js'
+import { parseBody } from '../wire/json-bytes.js'
+
+export const maxBody = 4 * 1024 * 1024
+
+const parseFaults = {
+  utf8: 'The body is not valid UTF-8.',
+  depth: 'The body is nested more than 64 levels deep.',
+  json: 'The body is not valid JSON.',
+  empty: 'The body is empty; a JSON-RPC message was expected.'
+} as const
+
+/** @throws SwitchboardError `unsupported_media_type`, `too_large`, `parse_error`, or `cancelled` when the client left. */
+export async function readJson(req: IncomingMessage): Promise<unknown> {
+  const { 'content-type': type, 'content-encoding': encoding, 'content-length': length } = req.headers
+  if (!isJson(type) || (encoding !== undefined && encoding !== 'identity'))
+    throw new SwitchboardError('unsupported_media_type')
+  if (length !== undefined && Number(length) > maxBody) throw new SwitchboardError('too_large')
+  const parsed = parseBody(await readAll(req))
+  if (!parsed.ok) throw new SwitchboardError('parse_error', parseFaults[parsed.reason])
+  return parsed.value
+}
+
+function isJson(type: string | undefined): boolean {
+  if (type === 'application/json') return true
+  const [media = '', ...parameters] = (type ?? '')
+    .toLowerCase()
+    .split(';')
+    .map(part => part.trim())
+  if (media !== 'application/json') return false
+  return parameters.every(parameter => !parameter.startsWith('charset=') || /^charset="?utf-?8"?$/.test(parameter))
+}
+
+function readAll(req: IncomingMessage): Promise<Buffer> {
+  return new Promise((resolve, reject) => {
+    const chunks: Buffer[] = []
+    let size = 0
+    req.on('data', (chunk: Buffer) => {
+      size += chunk.length
+      if (size > maxBody) {
+        req.removeAllListeners('data')
+        req.pause()
+        reject(new SwitchboardError('too_large'))
+      } else {
+        chunks.push(chunk)
+      }
+    })
+    req.once('end', () => resolve(chunks.length === 1 ? (chunks[0] as Buffer) : Buffer.concat(chunks)))
+    req.once('error', reject)
+    req.once('close', () => reject(new SwitchboardError('cancelled', 'the client left before its request was whole')))
+  })
+}

@@ -1,0 +1,118 @@
+/**
+ * One downstream request over HTTP until its final answer. The answer is one JSON body unless something has to be said
+ * before it, the client takes nothing but a stream, or ten seconds have passed: then the response becomes a stream of
+ * events. That commitment is made as late as possible, because a status cannot be taken back.
+ *
+ * Invariant: exactly one final answer is written, or none after the request was cancelled by its client.
+ */
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { Scope } from '../catalog/view.js'
+import { SwitchboardError } from '../errors.js'
+import type { Key } from '../policy/keys.js'
+import type { Exchange } from '../relay.js'
+import { Cancellation } from '../wire/cancellation.js'
+import type { Era } from '../wire/era.js'
+import { answerBytes, type Answer, type RpcId, type RpcNotification } from '../wire/json-rpc.js'
+import type { ClientFacts } from '../wire/leg.js'
+import { EventStream } from './event-stream.js'
+import { replyAnswer } from './reply.js'
+
+export interface ExchangeOptions {
+  readonly id: RpcId
+  readonly key: Key
+  readonly era: Era
+  readonly client: ClientFacts
+  readonly scope: Scope
+  readonly req: IncomingMessage
+  readonly res: ServerResponse
+}
+
+/** After this long without an answer the response becomes a stream, so that it can be kept alive. */
+const commitMs = 10_000
+const traceHeaders = ['traceparent', 'tracestate', 'baggage'] as const
+
+export class HttpExchange implements Exchange {
+  readonly id: RpcId
+  readonly key: Key
+  readonly era: Era
+  readonly client: ClientFacts
+  readonly scope: Scope
+  readonly cancellation = new Cancellation()
+  readonly headers?: Readonly<Record<string, string>>
+  readonly #res: ServerResponse
+  readonly #takesStream: boolean
+  readonly #commitTimer: NodeJS.Timeout | undefined
+  #stream: EventStream | undefined
+  #done = false
+
+  constructor({ id, key, era, client, scope, req, res }: ExchangeOptions) {
+    this.id = id
+    this.key = key
+    this.era = era
+    this.client = client
+    this.scope = scope
+    this.#res = res
+    const trace = traceOf(req)
+    if (trace) this.headers = trace
+    const accept = req.headers.accept
+    this.#takesStream = accept !== undefined && accept.includes('text/event-stream')
+    res.once('close', () => this.#closed())
+    if (this.#takesStream) {
+      if (!accept?.includes('application/json') && !accept?.includes('*/*')) this.#commit()
+      else this.#commitTimer = setTimeout(() => this.#commit(), commitMs)
+    }
+  }
+
+  notify(notification: RpcNotification): void {
+    if (this.#done || !this.#takesStream) return
+    this.#commit()
+    this.#stream?.send(JSON.stringify(notification))
+  }
+
+  /** Writes the final answer. @param status for an answer that is still a plain response. */
+  finish(answer: Answer, status = 200): void {
+    if (this.#done) return
+    this.#done = true
+    clearTimeout(this.#commitTimer)
+    if (this.#stream) this.#stream.end(answerBytes(this.id, answer))
+    else replyAnswer(this.#res, this.id, answer, status)
+  }
+
+  /**
+   * The client has taken its request back: the call is cancelled upstream and gets no answer, but its HTTP request
+   * must end, which it does as an empty stream.
+   */
+  cancel(reason: string): void {
+    if (this.#done) return
+    this.#done = true
+    clearTimeout(this.#commitTimer)
+    this.cancellation.cancel(new SwitchboardError('cancelled', reason))
+    if (!this.#stream && !this.#res.headersSent && !this.#res.destroyed) this.#stream = new EventStream(this.#res)
+    this.#stream?.end()
+  }
+
+  #commit(): void {
+    if (this.#stream || this.#done || this.#res.destroyed) return
+    clearTimeout(this.#commitTimer)
+    this.#stream = new EventStream(this.#res)
+  }
+
+  /** A closed response cancels a modern request; a legacy one goes on without a reader (2025-11-25, Cancellation). */
+  #closed(): void {
+    clearTimeout(this.#commitTimer)
+    if (this.#done) return
+    if (this.era === 'modern') {
+      this.#done = true
+      this.cancellation.cancel(new SwitchboardError('cancelled', 'the client closed the connection'))
+    }
+  }
+}
+
+function traceOf({ headers }: IncomingMessage): Record<string, string> | undefined {
+  let trace: Record<string, string> | undefined
+  for (const name of traceHeaders) {
+    const value = headers[name]
+    if (typeof value === 'string') (trace ??= {})[name] = value
+  }
+  return trace
+}

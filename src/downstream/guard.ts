@@ -1,0 +1,95 @@
+/**
+ * What is checked of a request before anything else, on every door: how many headers it has, whether one that may stand
+ * once stands twice (a proxy and we could read different ones), and whether Host and Origin are ours (DNS rebinding).
+ */
+import type { IncomingMessage } from 'node:http'
+import { localhostAllowedHostnames, validateHostHeader } from '@modelcontextprotocol/server'
+import { SwitchboardError } from '../errors.js'
+
+export interface GuardOptions {
+  /** The address we are bound to. */
+  readonly host: string
+  readonly allowedHosts: readonly string[]
+  readonly allowedOrigins: readonly string[]
+}
+
+/** Returns why a request is refused, or undefined. */
+export type Guard = (req: IncomingMessage) => SwitchboardError | undefined
+
+const maxHeaders = 100
+const singletons = new Set([
+  'host', 'origin', 'authorization', 'x-api-key', 'content-type', 'content-length', 'mcp-session-id',
+  'mcp-protocol-version', 'mcp-method', 'mcp-name', 'last-event-id', 'x-mcp-servers'
+]) // prettier-ignore
+const knownHosts = 1000
+
+export function createGuard({ host, allowedHosts, allowedOrigins }: GuardOptions): Guard {
+  // Loopback names always pass where hosts are checked at all: health checks on the machine itself use them.
+  const restricted = isLoopback(host) || allowedHosts.length > 0
+  const hostnames = restricted ? [...localhostAllowedHostnames(), ...allowedHosts.map(withoutPort)] : undefined
+  const origins = new Set(allowedOrigins.map(origin => origin.toLowerCase().replace(/\/$/, '')))
+  const verdicts = new Map<string, boolean>()
+
+  function hostAllowed(value: string): boolean {
+    if (!hostnames) return true
+    let verdict = verdicts.get(value)
+    if (verdict === undefined) {
+      if (verdicts.size >= knownHosts) verdicts.clear()
+      verdict = validateHostHeader(value, hostnames).ok
+      verdicts.set(value, verdict)
+    }
+    return verdict
+  }
+
+  /** A browser says where a page comes from: it may be this very host, or one that is listed. */
+  function originAllowed(origin: string, hostHeader: string): boolean {
+    if (origins.has(origin.toLowerCase())) return true
+    let url: URL
+    try {
+      url = new URL(origin)
+    } catch {
+      return false
+    }
+    return (
+      (url.protocol === 'http:' || url.protocol === 'https:') && url.host.toLowerCase() === hostHeader.toLowerCase()
+    )
+  }
+
+  return ({ rawHeaders, headers, url = '/' }) => {
+    if (rawHeaders.length > maxHeaders * 2) return new SwitchboardError('headers_too_many')
+    const twice = repeated(rawHeaders)
+    if (twice)
+      return new SwitchboardError('duplicate_header', `The header "${twice}" was sent twice; it may stand only once.`)
+    const { host: hostHeader, origin } = headers
+    if (hostHeader === undefined || !hostAllowed(hostHeader)) return new SwitchboardError('forbidden_host')
+    // An absolute-form target names a host of its own, which must not differ from the one that was checked.
+    if (!url.startsWith('/') && !sameAuthority(url, hostHeader)) return new SwitchboardError('forbidden_host')
+    if (origin !== undefined && !originAllowed(origin, hostHeader)) return new SwitchboardError('forbidden_origin')
+    return undefined
+  }
+}
+
+const withoutPort = (host: string) => host.toLowerCase().replace(/:\d+$/, '')
+
+export function isLoopback(host: string): boolean {
+  return host === 'localhost' || host === '::1' || host === '[::1]' || /^127(?:\.\d{1,3}){3}$/.test(host)
+}
+
+function repeated(rawHeaders: readonly string[]): string | undefined {
+  let seen: Set<string> | undefined
+  for (let i = 0; i < rawHeaders.length; i += 2) {
+    const name = (rawHeaders[i] as string).toLowerCase()
+    if (!singletons.has(name)) continue
+    if (seen?.has(name)) return name
+    ;(seen ??= new Set()).add(name)
+  }
+  return undefined
+}
+
+function sameAuthority(target: string, hostHeader: string): boolean {
+  try {
+    return new URL(target).host.toLowerCase() === hostHeader.toLowerCase()
+  } catch {
+    return false
+  }
+}

@@ -1,0 +1,63 @@
+/** Whole HTTP answers written to the Node response: one shape for results, acknowledgements and refusals alike. */
+import type { ServerResponse } from 'node:http'
+import { errorTable, type ErrorCode, type SwitchboardError } from '../errors.js'
+import { answerBytes, type Answer, type RpcId } from '../wire/json-rpc.js'
+
+/** On every response: nothing here may be cached or guessed at. */
+export const commonHeaders = {
+  'cache-control': 'no-store',
+  'x-content-type-options': 'nosniff'
+} as const
+
+export type ReplyHeaders = Readonly<Record<string, string>>
+
+export function replyJson(res: ServerResponse, status: number, body: Buffer | string, headers?: ReplyHeaders): void {
+  if (res.headersSent || res.destroyed) return
+  const bytes = typeof body === 'string' ? Buffer.from(body) : body
+  res.writeHead(status, {
+    ...commonHeaders,
+    'content-type': 'application/json',
+    'content-length': bytes.length,
+    ...headers
+  })
+  res.end(bytes)
+}
+
+export function replyAnswer(
+  res: ServerResponse,
+  id: RpcId,
+  answer: Answer,
+  status = 200,
+  headers?: ReplyHeaders
+): void {
+  replyJson(res, status, answerBytes(id, answer), headers)
+}
+
+/** 202 for what needs no answer (2025-11-25, Streamable HTTP: Sending Messages). */
+export function replyAccepted(res: ServerResponse): void {
+  if (res.headersSent || res.destroyed) return
+  res.writeHead(202, { ...commonHeaders, 'content-length': 0 })
+  res.end()
+}
+
+/**
+ * Refuses a request before it is dispatched: the error's HTTP status, a JSON-RPC error as body. `id` stands in it only
+ * if it was readable.
+ */
+export function replyRefusal(res: ServerResponse, error: SwitchboardError, id?: RpcId, headers?: ReplyHeaders): void {
+  const { retryAfterMs } = error.facts
+  replyJson(res, error.http, refusalBody(error, id), {
+    ...(retryAfterMs !== undefined && { 'retry-after': String(Math.ceil(retryAfterMs / 1000)) }),
+    ...headers
+  })
+}
+
+export function refusalBody(error: SwitchboardError, id?: RpcId): string {
+  return JSON.stringify({ jsonrpc: '2.0', ...(id !== undefined && { id }), error: error.toRpc() })
+}
+
+/** A JSON-RPC error answer with the code and default sentence of a row of the table. */
+export function errorAnswer(code: ErrorCode, message?: string, data?: Record<string, unknown>): Answer {
+  const { rpc, say } = errorTable[code]
+  return { error: { code: rpc, message: message ?? say, ...(data && { data }) } }
+}

@@ -1,0 +1,146 @@
+/**
+ * Sessions of the 2025 era. The id is the session: a sealed token that holds who opened it and with what, so that it
+ * outlives the process and costs nothing while idle. What is kept in memory besides is only what is alive: requests in
+ * flight and the stream; it can be forgotten and revived at any time.
+ *
+ * Invariant: a session is found only by the key that opened it; every other id is equally unknown.
+ */
+import { randomBytes } from 'node:crypto'
+import { isObject, type Json, type RpcId } from '../wire/json-rpc.js'
+import type { ClientFacts } from '../wire/leg.js'
+import type { Sealer } from '../wire/sealing.js'
+import type { EventStream } from './event-stream.js'
+import type { HttpExchange } from './exchange.js'
+
+export interface Session {
+  readonly id: string
+  readonly nonce: string
+  readonly keyId: string
+  readonly version: string
+  readonly client: ClientFacts
+  readonly inFlight: Map<RpcId, HttpExchange>
+  /** Unpacked from its token in this process rather than opened here: the client may have missed changes. */
+  readonly revived: boolean
+  stream: EventStream | undefined
+  lastUsed: number
+}
+
+export interface SessionsOptions {
+  readonly sealer: Sealer
+  /** @default Date.now */
+  readonly now?: () => number
+}
+
+export interface Sessions {
+  open(keyId: string, version: string, client: ClientFacts): Session
+  /** The session of that id if this key opened it and it has neither expired nor been ended. */
+  find(id: string, keyId: string): Session | undefined
+  end(session: Session): void
+  /** Sessions with something alive or recently used in memory. */
+  live(): Iterable<Session>
+  close(): void
+}
+
+const validMs = 30 * 24 * 3600 * 1000
+/** Memory of a session without stream and requests is given back after this long; its id stays valid. */
+const idleMs = 5 * 60 * 1000
+const maxIdle = 2000
+const maxRevoked = 100_000
+/** Proxies cut longer headers. */
+const maxToken = 2048
+
+export function createSessions({ sealer, now = Date.now }: SessionsOptions): Sessions {
+  const live = new Map<string, Session>()
+  const ended = new Map<string, number>()
+
+  const sweep = setInterval(() => {
+    const at = now()
+    for (const [id, session] of live) {
+      if (at - session.lastUsed > idleMs && isIdle(session)) live.delete(id)
+    }
+    for (const [nonce, until] of ended) if (until < at) ended.delete(nonce)
+  }, 30_000)
+  sweep.unref()
+
+  function keep(session: Session): Session {
+    if (live.size >= maxIdle) {
+      for (const [id, old] of live) {
+        if (!isIdle(old)) continue
+        live.delete(id)
+        break
+      }
+    }
+    live.set(session.id, session)
+    return session
+  }
+
+  return {
+    open(keyId, version, client) {
+      const nonce = randomBytes(12).toString('base64url')
+      const { capabilities, clientInfo } = client
+      const payload = { j: nonce, k: keyId, v: version, t: now(), c: capabilities, i: briefly(clientInfo) }
+      let id = sealer.seal('sess', payload)
+      if (id.length > maxToken) id = sealer.seal('sess', { ...payload, c: {} })
+      return keep({
+        id,
+        nonce,
+        keyId,
+        version,
+        client,
+        inFlight: new Map(),
+        revived: false,
+        stream: undefined,
+        lastUsed: now()
+      })
+    },
+
+    find(id, keyId) {
+      const known = live.get(id)
+      if (known) {
+        if (known.keyId !== keyId) return undefined
+        known.lastUsed = now()
+        return known
+      }
+      const payload = sealer.open('sess', id)
+      if (!isObject(payload)) return undefined
+      const { j: nonce, k, v: version, t: opened, c, i } = payload
+      if (typeof nonce !== 'string' || typeof version !== 'string' || typeof opened !== 'number') return undefined
+      if (k !== keyId || ended.has(nonce) || now() - opened > validMs) return undefined
+      const client = { capabilities: isObject(c) ? c : {}, ...(isObject(i) && { clientInfo: i }) }
+      return keep({
+        id,
+        nonce,
+        keyId,
+        version,
+        client,
+        inFlight: new Map(),
+        revived: true,
+        stream: undefined,
+        lastUsed: now()
+      })
+    },
+
+    end(session) {
+      live.delete(session.id)
+      if (ended.size >= maxRevoked) ended.delete(ended.keys().next().value as string)
+      ended.set(session.nonce, now() + validMs)
+      for (const exchange of [...session.inFlight.values()]) exchange.cancel('the session was ended by its client')
+      session.stream?.end()
+    },
+
+    live: () => live.values(),
+    close() {
+      clearInterval(sweep)
+      for (const { stream } of live.values()) stream?.end()
+    }
+  }
+}
+
+const isIdle = ({ inFlight, stream }: Session) => inFlight.size === 0 && !stream?.open
+
+function briefly(clientInfo: Json | undefined): Json | undefined {
+  if (!clientInfo) return undefined
+  const { name, version } = clientInfo
+  const short = (value: unknown) => (typeof value === 'string' ? value.slice(0, 128) : undefined)
+  return { name: short(name), version: short(version) }
+}
