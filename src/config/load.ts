@@ -1,0 +1,245 @@
+/**
+ * servers.yaml -> one frozen {@link Config} and everything there is to say about the file, each finding with its line.
+ * No finding holds a value of the file, the environment or a secret file: names, types and places only.
+ *
+ * Invariant: `config` is missing exactly when some error is neither a server's nor a key's. What is broken in one server
+ * or key leaves only that one out.
+ */
+import { isUtf8 } from 'node:buffer'
+import { readFileSync } from 'node:fs'
+import { readFile } from 'node:fs/promises'
+import { basename, dirname, resolve } from 'node:path'
+import {
+  checkGateway,
+  checkKeys,
+  checkSchema,
+  checkServers,
+  endOfDay,
+  isRecord,
+  showPath,
+  type About,
+  type Draft
+} from './checks.js'
+import { mapTexts, resolveScalar, type Path } from './env.js'
+import {
+  configSchema,
+  type Allow,
+  type Broken,
+  type Config,
+  type ConfigFile,
+  type Grant,
+  type KeyConfig,
+  type KeySecret,
+  type ServerConfig
+} from './schema.js'
+import { readYaml } from './yaml.js'
+
+export interface Finding {
+  readonly severity: 'error' | 'warning'
+  /** The server concerned; an error with it leaves only that server out. */
+  readonly server?: string
+  /** The key concerned; an error with it leaves only that key out. */
+  readonly key?: string
+  /** Such as `servers.postgres.url`; empty for the file itself. */
+  readonly path: string
+  /** From 1, as is `column`. */
+  readonly line?: number
+  readonly column?: number
+  /** One or more sentences, `path` in front. */
+  readonly message: string
+}
+
+export interface Loaded {
+  readonly config?: Config
+  /** In the order of the file. */
+  readonly findings: readonly Finding[]
+}
+
+export interface ConfigText {
+  readonly text: string
+  /** Where the text came from: relative paths in it are relative to its folder. */
+  readonly file: string
+  readonly env: Readonly<Record<string, string | undefined>>
+  /** Reads a secret file by its absolute path. */
+  readonly readFile: (path: string) => string
+  /** Epoch milliseconds for `expires`; the clock's by default. */
+  readonly now?: number
+}
+
+const maxBytes = 1_048_576
+
+/** Reads and checks a config file. Never throws for what is in the file, nor for a file that cannot be read. */
+export async function loadConfig({ file, env }: Pick<ConfigText, 'file' | 'env'>): Promise<Loaded> {
+  let bytes: Buffer
+  try {
+    bytes = await readFile(file)
+  } catch (thrown) {
+    const code = (thrown as NodeJS.ErrnoException).code ?? 'unknown error'
+    return refuse(`${resolve(file)} cannot be read (${code}). Create it, or name another file.`)
+  }
+  if (!isUtf8(bytes)) return refuse(`${resolve(file)} is not UTF-8 text. Save it as UTF-8.`)
+  return parseConfig({ text: bytes.toString(), file, env, readFile: path => readFileSync(path, 'utf8') })
+}
+
+/** Checks the text of a config file and, unless something is wrong with the whole of it, makes the configuration. */
+export function parseConfig({ text, file, env, readFile, now = Date.now() }: ConfigText): Loaded {
+  const dir = dirname(resolve(file))
+  if (Buffer.byteLength(text) > maxBytes) {
+    return refuse(`${basename(file)} is larger than 1 MiB. Split it over several gateways.`)
+  }
+  const yaml = readYaml(text)
+  if (yaml.syntax.length > 0) {
+    return deepFreeze({ findings: yaml.syntax.map(fault => ({ severity: 'error', path: '', ...fault })) })
+  }
+  if (yaml.tree === null && yaml.faults.length === 0) return refuse(`${basename(file)} is empty. ${smallest}`)
+
+  const findings: Finding[] = []
+  const failed = new Set<string>()
+  const taken = new Set<string>()
+  const report = (path: Path, message: string, { severity = 'error', at = 'value', ...scope }: About = {}) => {
+    const shown = showPath(path)
+    findings.push({
+      severity,
+      ...scope,
+      path: shown,
+      ...yaml.locate(path, at),
+      message: shown ? `${shown}: ${message}` : message
+    })
+  }
+  for (const { path, message, at } of yaml.faults) {
+    failed.add(JSON.stringify(path))
+    report(path, message, { at })
+  }
+
+  const tree = mapTexts(yaml.tree, (written, path) => {
+    const readHere = mayNameFile(path) ? (name: string) => readFile(resolve(dir, name)) : undefined
+    const resolved = resolveScalar(written, { env, readFile: readHere })
+    if (resolved.kind === 'taken') taken.add(JSON.stringify(path))
+    if ('value' in resolved) return resolved.value
+    failed.add(JSON.stringify(path))
+    if (resolved.kind === 'unset') report(path, sayUnset(resolved.names, path), scopeOf(path))
+    else report(path, resolved.message, resolved.kind === 'unreadable' ? scopeOf(path) : {})
+    return written
+  })
+
+  const has = (set: Set<string>) => (path: Path) => set.has(JSON.stringify(path))
+  const draft: Draft = { tree: isRecord(tree) ? tree : {}, failed: has(failed), taken: has(taken), report, now }
+  checkSchema(tree, draft)
+  checkGateway(draft)
+  checkServers(draft)
+  const secrets = checkKeys(draft)
+
+  findings.sort((a, b) => (a.line ?? 0) - (b.line ?? 0) || (a.column ?? 0) - (b.column ?? 0))
+  const errors = findings.filter(finding => finding.severity === 'error')
+  if (errors.some(error => error.server === undefined && error.key === undefined)) return deepFreeze({ findings })
+  const broken = brokenOf(errors)
+  const whole = configSchema.parse(without(draft.tree, broken))
+  return deepFreeze({ config: build(whole, { file: resolve(file), dir, secrets, broken }), findings })
+}
+
+const smallest = `The smallest one that works:
+servers:
+  example:
+    url: http://localhost:3000/mcp`
+
+function refuse(message: string): Loaded {
+  return deepFreeze({ findings: [{ severity: 'error', path: '', message }] })
+}
+
+function sayUnset(names: readonly string[], [top]: Path): string {
+  // In a key a default would be a secret in clear text.
+  const cure = top === 'keys' || top === 'session_secret' ? '.' : `, or write \${${names[0]}:-default}.`
+  if (names.length === 1) return `the variable ${names[0]} is not set. Set it for the gateway${cure}`
+  return `the variables ${names.join(', ')} are not set. Set them for the gateway${cure}`
+}
+
+/** `file:/path` is read only where a secret may stand. */
+function mayNameFile([top, , member]: Path): boolean {
+  if (top === 'servers') return member === 'headers' || member === 'env'
+  return top === 'session_secret' || (top === 'keys' && member === 'secret')
+}
+
+function scopeOf([top, name]: Path): About {
+  if (name === undefined) return {}
+  return top === 'servers' ? { server: String(name) } : top === 'keys' ? { key: String(name) } : {}
+}
+
+function brokenOf(errors: readonly Finding[]): Broken[] {
+  const broken = new Map<string, Broken>()
+  for (const { server, key, message } of errors) {
+    const [kind, id] = server === undefined ? (['key', key ?? ''] as const) : (['server', server] as const)
+    const known = broken.get(`${kind} ${id}`)
+    broken.set(`${kind} ${id}`, { kind, id, reason: known ? `${known.reason} ${message}` : message })
+  }
+  return [...broken.values()]
+}
+
+function without(tree: Draft['tree'], broken: readonly Broken[]): object {
+  const left = (kind: Broken['kind'], all: unknown) => {
+    if (!isRecord(all)) return undefined
+    return Object.fromEntries(
+      Object.entries(all).filter(([id]) => !broken.some(one => one.kind === kind && one.id === id))
+    )
+  }
+  return { ...tree, servers: left('server', tree.servers), keys: left('key', tree.keys) }
+}
+
+interface Parts {
+  readonly file: string
+  readonly dir: string
+  readonly secrets: ReadonlyMap<string, readonly KeySecret[]>
+  readonly broken: readonly Broken[]
+}
+
+function build(whole: ConfigFile, { file, dir, secrets, broken }: Parts): Config {
+  const { host, port, title, allowed_hosts, allowed_origins } = whole.listen
+  const keys = Object.entries(whole.keys).map(([id, key]) => keyConfig(id, key, secrets.get(id) ?? []))
+  const noKeys = keys.length === 0 && !broken.some(one => one.kind === 'key')
+  const state = whole.state === undefined ? undefined : { state: resolve(dir, whole.state) }
+  const sessionSecret = whole.session_secret === undefined ? undefined : { sessionSecret: whole.session_secret }
+  return {
+    ...{ file, dir, ...state, ...sessionSecret },
+    listen: { host, port, title, allowedHosts: allowed_hosts, allowedOrigins: allowed_origins },
+    servers: Object.entries(whole.servers).map(([id, server]) => serverConfig(id, server, dir)),
+    keys: noKeys ? [{ id: 'admin', secrets: [{ kind: 'generated' }], allow: '*' }] : keys,
+    broken
+  }
+}
+
+function serverConfig(id: string, server: ConfigFile['servers'][string], dir: string): ServerConfig {
+  const { max_timeout, connect_timeout, start_timeout, list_timeout, queue_timeout, ...same } = server
+  return {
+    ...same,
+    id,
+    transport: server.transport ?? (server.url === undefined ? 'stdio' : 'auto'),
+    cwd: resolve(dir, server.cwd ?? ''),
+    maxTimeout: max_timeout,
+    connectTimeout: connect_timeout,
+    startTimeout: start_timeout,
+    listTimeout: list_timeout,
+    queueTimeout: queue_timeout
+  }
+}
+
+function keyConfig(id: string, key: ConfigFile['keys'][string], secrets: readonly KeySecret[]): KeyConfig {
+  const expires = key.expires === undefined ? undefined : { expires: endOfDay(key.expires) }
+  return { id, secrets, ...expires, allow: allowOf(key.allow) }
+}
+
+function allowOf(allow: ConfigFile['keys'][string]['allow']): Allow {
+  if (allow === '*') return '*'
+  return new Map(
+    Object.entries(allow).map(([server, grant]): [string, Grant] => {
+      if (grant === '*') return [server, grant]
+      const { tools = [], resources = [], prompts = [] } = Array.isArray(grant) ? { tools: grant } : grant
+      return [server, { tools, resources, prompts }]
+    })
+  )
+}
+
+function deepFreeze<T>(value: T): T {
+  if (typeof value !== 'object' || value === null || Object.isFrozen(value)) return value
+  Object.freeze(value)
+  for (const inner of value instanceof Map ? value.values() : Object.values(value)) deepFreeze(inner)
+  return value
+}
