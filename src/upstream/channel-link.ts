@@ -9,8 +9,11 @@ import type { Leg } from '../wire/leg.js'
 import type { Link, LinkEvents, LinkInfo } from './link.js'
 
 export interface Channel {
-  /** Sends one message. @throws SwitchboardError when it certainly was not sent. */
-  send(json: string): void
+  /**
+   * Sends one message. @throws SwitchboardError when it certainly was not sent.
+   * @param failed called when it turns out later that this one message was refused.
+   */
+  send(json: string, failed?: (error: SwitchboardError) => void): void
   close(): Promise<void>
 }
 
@@ -24,6 +27,7 @@ interface Pending {
 export class ChannelLink implements Link {
   /** Set by negotiation before anybody else sees the link. */
   info: LinkInfo
+  readonly hears = true
   readonly #server: string
   readonly #channel: Channel
   readonly #events: LinkEvents
@@ -44,10 +48,21 @@ export class ChannelLink implements Link {
       return Promise.reject(new SwitchboardError('upstream_down', message, { server: this.#server, dispatched: false }))
     }
     const id = this.#nextId++
-    const sent = legParams(this.info.era, params, leg.client, leg.wantsProgress ? id : undefined)
+    const sent = legParams(
+      this.info.era,
+      params,
+      leg.client,
+      leg.wantsProgress ? id : undefined,
+      this.info.capabilities
+    )
     return new Promise<Answer>((resolve, reject) => {
       try {
-        this.#channel.send(JSON.stringify({ jsonrpc: '2.0', id, method, params: sent }))
+        this.#channel.send(JSON.stringify({ jsonrpc: '2.0', id, method, params: sent }), error => {
+          const pending = this.#pending.get(id)
+          this.#pending.delete(id)
+          pending?.release()
+          pending?.reject(error)
+        })
       } catch (error) {
         reject(toSwitchboardError(error))
         return

@@ -1,21 +1,31 @@
 /**
- * Makes one connection to an upstream, whatever it takes: start its process, dial its address, open the conversation.
- * Either all of it stands afterwards or nothing is left.
+ * Makes one connection to an upstream, whatever it takes: start its process, dial its address, find out which era and
+ * transport it speaks, open the conversation. Either all of it stands afterwards or nothing is left.
+ *
+ * What a server speaks is found out once and remembered by the owner; a verdict that no longer holds is found out anew.
  */
 import type { ServerConfig } from '../config/schema.js'
 import { reasonOf, SwitchboardError } from '../errors.js'
 import type { Cancellation } from '../wire/cancellation.js'
+import type { Era } from '../wire/era.js'
 import { HttpLink } from './http-link.js'
 import type { GatewayIdentity, Link, LinkEvents } from './link.js'
-import { initialize } from './negotiate.js'
+import { discover, initialize, type Negotiable } from './negotiate.js'
 import { startChild, type Child } from './process.js'
+import { openSse } from './sse-link.js'
 import { openStdio } from './stdio-link.js'
+
+/** What a server turned out to speak. */
+export interface Verdict {
+  readonly era: Era
+  readonly transport: 'stdio' | 'sse' | 'http'
+}
 
 export interface Connection {
   readonly link: Link
   /** The process serving it, when we started one. */
   readonly child?: Child
-  readonly transport: 'stdio' | 'sse' | 'http'
+  readonly verdict: Verdict
   close(): Promise<void>
 }
 
@@ -26,46 +36,45 @@ export interface ConnectHooks extends LinkEvents {
   onNoise(bytes: number): void
 }
 
+export interface ConnectOptions {
+  readonly config: ServerConfig
+  readonly identity: GatewayIdentity
+  /** Ends the attempt early; what it has begun is undone. */
+  readonly cancellation: Cancellation
+  readonly hooks: ConnectHooks
+  /** What the server spoke last time. */
+  readonly known?: Verdict
+}
+
 /** How often a process that is to serve an address is tried until it listens. */
 const dialEveryMs = 100
 
-/**
- * @param cancellation ends the attempt early; what it has begun is undone.
- * @throws SwitchboardError with the real reason; everything begun has been undone by then.
- */
-export async function connect(
-  config: ServerConfig,
-  identity: GatewayIdentity,
-  cancellation: Cancellation,
-  hooks: ConnectHooks
-): Promise<Connection> {
-  if (config.url === undefined) return connectStdio(config, identity, cancellation, hooks)
-  if (config.command === undefined) return dial(config, identity, cancellation, hooks)
-  return connectServed(config, config.command, identity, cancellation, hooks)
+/** @throws SwitchboardError with the real reason; everything begun has been undone by then. */
+export async function connect(options: ConnectOptions): Promise<Connection> {
+  const { command, url } = options.config
+  if (url === undefined) return connectStdio(options, command as string)
+  if (command === undefined) return dial(options)
+  return connectServed(options, command)
 }
 
 /** A process that we start and then dial at its address. */
-async function connectServed(
-  config: ServerConfig,
-  command: string,
-  identity: GatewayIdentity,
-  cancellation: Cancellation,
-  hooks: ConnectHooks
-): Promise<Connection> {
+async function connectServed(options: ConnectOptions, command: string): Promise<Connection> {
+  const { config, cancellation, hooks } = options
   let died: string | undefined
   let connection: Connection | undefined
   const child = startChild({
-    ...spawnOptions(config, command, hooks),
+    ...childOptions(config, command, hooks),
     speaks: false,
     onExit: reason => {
       died = reason
-      if (connection?.link instanceof HttpLink) connection.link.lost(reason)
+      // The link of a dead server ends with the reason its process gave.
+      ;(connection?.link as { lost?(reason: string): void } | undefined)?.lost?.(reason)
     }
   })
   try {
     const deadline = Date.now() + config.startTimeout * 1000
     while (!connection) {
-      connection = await dial(config, identity, cancellation, hooks).catch((error: unknown) => {
+      connection = await dial(options).catch((error: unknown) => {
         if (cancellation.reason) throw cancellation.reason
         const notYet = error instanceof SwitchboardError && error.code === 'upstream_down' && died === undefined
         if (!notYet) throw error
@@ -83,10 +92,10 @@ async function connectServed(
     await Promise.all([connection?.close(), child.stop()])
     throw died === undefined ? error : new SwitchboardError('upstream_down', died, { cause: error })
   }
-  const { link, transport } = connection
+  const { link, verdict } = connection
   return {
     link,
-    transport,
+    verdict,
     child,
     close: async () => {
       await link.close()
@@ -95,32 +104,75 @@ async function connectServed(
   }
 }
 
-async function connectStdio(
-  config: ServerConfig,
-  identity: GatewayIdentity,
-  cancellation: Cancellation,
-  hooks: ConnectHooks
-): Promise<Connection> {
+async function connectStdio(options: ConnectOptions, command: string): Promise<Connection> {
+  const { config, identity, known } = options
+  const ms = config.startTimeout * 1000
+  const era = config.era === 'auto' ? (known?.era ?? (await probeStdio(options, command))) : config.era
   const { link, child } = openStdio(
     {
-      ...spawnOptions(config, config.command as string, hooks),
+      ...childOptions(config, command, options.hooks),
       server: config.id,
-      era: 'legacy',
-      onNoise: bytes => hooks.onNoise(bytes)
+      era,
+      onNoise: bytes => options.hooks.onNoise(bytes)
     },
-    hooks
+    options.hooks
   )
-  await opened(link, cancellation, () => initialize(link, identity, config.startTimeout * 1000))
-  return { link, child, transport: 'stdio', close: () => link.close() }
+  try {
+    await opened(link, options, () =>
+      era === 'modern' ? mustDiscover(link, identity, ms) : initialize(link, identity, ms)
+    )
+  } catch (error) {
+    if (known && config.era === 'auto' && isRefusal(error)) return connectStdio(forget(options), command)
+    throw error
+  }
+  return { link, child, verdict: { era, transport: 'stdio' }, close: () => link.close() }
 }
 
-async function dial(
-  config: ServerConfig,
-  identity: GatewayIdentity,
-  cancellation: Cancellation,
-  hooks: LinkEvents
-): Promise<Connection> {
+/**
+ * Asks a process of its own, which is ended again: some servers die of a request before `initialize`. An error, an end
+ * and silence all mean legacy.
+ */
+async function probeStdio({ config, identity, cancellation, hooks }: ConnectOptions, command: string): Promise<Era> {
+  let ended = false
+  const { link } = openStdio(
+    { ...childOptions(config, command, hooks), server: config.id, era: 'modern' },
+    { onNotification() {}, onLost: () => (ended = true) }
+  )
+  const release = cancellation.onCancel(() => void link.close())
+  try {
+    return await discover(link, identity, config.connectTimeout * 1000)
+  } catch (error) {
+    if (cancellation.reason) throw cancellation.reason
+    // It refused in the words of the new era, so it is of that era; the real attempt will say what is wrong.
+    return !ended && error instanceof SwitchboardError && error.code === 'upstream_garbage' ? 'modern' : 'legacy'
+  } finally {
+    release()
+    await link.close()
+  }
+}
+
+async function dial(options: ConnectOptions): Promise<Connection> {
+  const { config, known } = options
+  const transport = config.transport === 'auto' ? known?.transport : config.transport
+  if (transport === 'sse') return dialSse(options)
+  try {
+    return await dialHttp(options)
+  } catch (error) {
+    if (known && isRefusal(error)) return dial(forget(options))
+    // 2025-11-25, Backwards Compatibility: these answers to `initialize` mean that the older transport may be there.
+    const status = error instanceof SwitchboardError ? error.facts.data?.status : undefined
+    const older = config.transport === 'auto' && (status === 400 || status === 404 || status === 405)
+    if (!older) throw error
+    return dialSse(options).catch(() => {
+      throw error
+    })
+  }
+}
+
+async function dialHttp(options: ConnectOptions): Promise<Connection> {
+  const { config, identity, hooks, known } = options
   const ms = config.connectTimeout * 1000
+  const wanted = config.era === 'auto' ? known?.era : config.era
   const link = new HttpLink(
     {
       server: config.id,
@@ -130,15 +182,31 @@ async function dial(
       renegotiate: link => initialize(link, identity, ms)
     },
     hooks,
-    'legacy'
+    wanted ?? 'modern'
   )
-  await opened(link, cancellation, () => initialize(link, identity, ms))
+  await opened(link, options, async () => {
+    if (wanted === 'modern') return mustDiscover(link, identity, ms)
+    if (wanted === undefined && (await discover(link, identity, ms)) === 'modern') return
+    link.info = { ...link.info, era: 'legacy', version: '' }
+    await initialize(link, identity, ms)
+  })
   link.listen()
-  return { link, transport: 'http', close: () => link.close() }
+  return { link, verdict: { era: link.info.era, transport: 'http' }, close: () => link.close() }
+}
+
+async function dialSse(options: ConnectOptions): Promise<Connection> {
+  const { config, identity, hooks } = options
+  const ms = config.connectTimeout * 1000
+  const link = await openSse(
+    { server: config.id, url: config.url as string, headers: config.headers, connectTimeoutMs: ms },
+    hooks
+  )
+  await opened(link, options, () => initialize(link, identity, ms))
+  return { link, verdict: { era: 'legacy', transport: 'sse' }, close: () => link.close() }
 }
 
 /** Runs the opening of a link; a link that could not be opened is closed. */
-async function opened(link: Link, cancellation: Cancellation, open: () => Promise<void>): Promise<void> {
+async function opened(link: Link, { cancellation }: ConnectOptions, open: () => Promise<void>): Promise<void> {
   const release = cancellation.onCancel(() => void link.close())
   try {
     await open()
@@ -150,7 +218,21 @@ async function opened(link: Link, cancellation: Cancellation, open: () => Promis
   }
 }
 
-function spawnOptions(config: ServerConfig, command: string, hooks: ConnectHooks) {
-  const { args, cwd, env } = config
+async function mustDiscover(link: Negotiable, identity: GatewayIdentity, ms: number): Promise<void> {
+  if ((await discover(link, identity, ms)) === 'modern') return
+  throw new SwitchboardError(
+    'upstream_garbage',
+    'it refuses server/discover, so it does not speak 2026-07-28; set "era: legacy" or leave "era" out'
+  )
+}
+
+/** The server answered, but not as it did last time: what is known of it no longer holds. */
+const isRefusal = (error: unknown) => error instanceof SwitchboardError && error.code === 'upstream_garbage'
+
+function forget({ known: _known, ...options }: ConnectOptions): ConnectOptions {
+  return options
+}
+
+function childOptions({ args, cwd, env }: ServerConfig, command: string, hooks: ConnectHooks) {
   return { command, args, cwd, env, onLine: (line: string) => hooks.onLine(line) }
 }

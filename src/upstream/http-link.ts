@@ -44,6 +44,7 @@ class SessionLost extends Error {}
 
 export class HttpLink implements Negotiable {
   info: LinkInfo
+  #hears = false
   readonly #options: HttpLinkOptions
   readonly #events: LinkEvents
   readonly #pool: Pool
@@ -69,6 +70,10 @@ export class HttpLink implements Negotiable {
       connect: { timeout: options.connectTimeoutMs }
     })
     this.info = { era, version: era === 'modern' ? modernVersion : '', capabilities: {}, serverInfo: {} }
+  }
+
+  get hears(): boolean {
+    return this.#hears
   }
 
   async request(method: string, params: Json | undefined, leg: Leg): Promise<Answer> {
@@ -119,12 +124,13 @@ export class HttpLink implements Negotiable {
       headers: { ...headers, accept: 'text/event-stream' },
       maxBytes: maxMessage,
       onHead: status => {
-        offered = status === 200
+        offered = this.#hears = status === 200
         if (offered) this.#reopenMs = reopen.firstMs
       },
       onEvent: data => this.#unattributed(data),
       onEnd: end => {
         this.#stream = undefined
+        this.#hears = false
         if (this.#ended) return
         if (end.kind === 'failed' && !end.dispatched) return this.lost(end.reason)
         if (end.kind === 'complete' && session !== undefined && lostByStatus(end.status, end.body)) {
@@ -151,7 +157,7 @@ export class HttpLink implements Negotiable {
     if (this.#ended) return Promise.reject(this.#failure('upstream_down', 'its connection is closed', false))
     const id = this.#nextId++
     const { era } = this.info
-    const sent = legParams(era, params, leg.client, leg.wantsProgress ? id : undefined)
+    const sent = legParams(era, params, leg.client, leg.wantsProgress ? id : undefined, this.info.capabilities)
     const session = this.#session
     return new Promise<Answer>((resolve, reject) => {
       let settled = false
@@ -188,7 +194,7 @@ export class HttpLink implements Negotiable {
         },
         onEnd: end => {
           if (settled) return
-          const outcome = this.#outcome(end, id, session)
+          const outcome = this.#outcome(end, id, session, method)
           if (outcome instanceof Error) fail(outcome)
           else answered(outcome)
         }
@@ -220,7 +226,12 @@ export class HttpLink implements Negotiable {
   }
 
   /** What a response that did not answer on a stream means. */
-  #outcome(end: HttpEnd, id: number, session: string | undefined): Pick<RpcResponse, 'result' | 'error'> | Error {
+  #outcome(
+    end: HttpEnd,
+    id: number,
+    session: string | undefined,
+    method: string
+  ): Pick<RpcResponse, 'result' | 'error'> | Error {
     if (end.kind === 'failed') {
       return this.#failure(end.dispatched ? 'upstream_died' : 'upstream_down', end.reason, end.dispatched)
     }
@@ -240,7 +251,8 @@ export class HttpLink implements Negotiable {
       return this.#failure(
         'upstream_refused',
         `it rejected the gateway's credentials (HTTP ${status}); check "headers" in servers.yaml`,
-        false
+        false,
+        status
       )
     }
     if (status === 429) {
@@ -255,12 +267,14 @@ export class HttpLink implements Negotiable {
       return this.#failure(
         'upstream_garbage',
         `it answered with a redirect (HTTP ${status}), which is never followed; correct "url" in servers.yaml`,
-        false
+        false,
+        status
       )
     }
     const error = errorIn(body)
-    if (error) return { error }
-    return this.#failure('upstream_garbage', `it answered HTTP ${status}`, status >= 500 || status < 300)
+    // Whether another transport is worth a try depends on the status of this very answer.
+    if (error && method !== 'initialize') return { error }
+    return this.#failure('upstream_garbage', `it answered HTTP ${status}`, status >= 500 || status < 300, status)
   }
 
   #renew(lost: string | undefined): Promise<void> {
@@ -328,9 +342,11 @@ export class HttpLink implements Negotiable {
   #failure(
     code: 'upstream_died' | 'upstream_down' | 'upstream_garbage' | 'upstream_refused',
     reason: string,
-    dispatched: boolean
+    dispatched: boolean,
+    status?: number
   ): SwitchboardError {
-    return new SwitchboardError(code, reason, { server: this.#options.server, dispatched })
+    const { server } = this.#options
+    return new SwitchboardError(code, reason, { server, dispatched, ...(status !== undefined && { data: { status } }) })
   }
 }
 

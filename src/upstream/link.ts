@@ -17,6 +17,8 @@ export interface LinkInfo {
 
 export interface Link {
   readonly info: LinkInfo
+  /** Whether the server can tell us something outside of a request. */
+  readonly hears: boolean
   /**
    * Sends one request and resolves with the server's answer, result or JSON-RPC error alike.
    * @throws SwitchboardError `upstream_died`, `upstream_down`, `upstream_garbage`, `upstream_refused`, … with

@@ -1,7 +1,7 @@
 /** Opens the conversation on a fresh link: `initialize` for legacy servers, `server/discover` for modern ones. */
 import { SwitchboardError } from '../errors.js'
 import { Cancellation } from '../wire/cancellation.js'
-import { isLegacyVersion, legacyVersions, modernVersion } from '../wire/era.js'
+import { isLegacyVersion, legacyVersions, modernVersion, type Era } from '../wire/era.js'
 import { isObject, type Answer, type Json } from '../wire/json-rpc.js'
 import type { ClientFacts } from '../wire/leg.js'
 import type { GatewayIdentity, Link, LinkInfo } from './link.js'
@@ -67,16 +67,37 @@ export async function initialize(link: Negotiable, identity: GatewayIdentity, ms
   link.notify('notifications/initialized')
 }
 
-/** The modern opening (2026-07-28, Discovery). @throws SwitchboardError with the reason. */
-export async function discover(link: Negotiable, identity: GatewayIdentity, ms: number): Promise<void> {
-  const answer = await ask(link, 'server/discover', {}, ownFacts(identity), ms)
-  if (!answer.result) throw refused('server/discover', answer)
-  const { supportedVersions } = answer.result
+/**
+ * The modern opening (2026-07-28, Discovery), which also tells the eras apart: a server that refuses it is legacy, one
+ * that cannot be reached, or does not let us in, is neither.
+ *
+ * @returns the era; for `modern` the link is ready for use.
+ * @throws SwitchboardError when nothing can be concluded, or when the server is modern but no revision is shared.
+ */
+export async function discover(link: Negotiable, identity: GatewayIdentity, ms: number): Promise<Era> {
+  let answer: Answer
+  try {
+    answer = await ask(link, 'server/discover', {}, ownFacts(identity), ms)
+  } catch (error) {
+    const status =
+      error instanceof SwitchboardError && error.code === 'upstream_garbage' ? error.facts.data?.status : undefined
+    if (typeof status === 'number' && status >= 400 && status < 500) return 'legacy'
+    throw error
+  }
+  if (answer.error) {
+    if (!modernErrors.has(answer.error.code)) return 'legacy'
+    throw refused('server/discover', answer)
+  }
+  const { supportedVersions } = answer.result as Json
   if (!Array.isArray(supportedVersions) || !supportedVersions.includes(modernVersion)) {
     throw new SwitchboardError('upstream_garbage', `it answered server/discover without supporting ${modernVersion}`)
   }
-  link.info = infoOf('modern', modernVersion, answer.result)
+  link.info = infoOf('modern', modernVersion, answer.result as Json)
+  return 'modern'
 }
+
+/** Only servers of 2026-07-28 and later use these: header mismatch, missing capability, unsupported version. */
+const modernErrors: ReadonlySet<number> = new Set([-32020, -32021, -32022])
 
 function infoOf(era: LinkInfo['era'], version: string, result: Json): LinkInfo {
   const { capabilities, serverInfo, instructions } = result

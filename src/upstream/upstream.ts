@@ -13,18 +13,22 @@ import { Cancellation } from '../wire/cancellation.js'
 import type { Era } from '../wire/era.js'
 import type { Answer, Json, RpcNotification } from '../wire/json-rpc.js'
 import type { Leg } from '../wire/leg.js'
-import { connect, type Connection } from './connect.js'
+import { connect, type Connection, type Verdict } from './connect.js'
 import { Deadline } from './deadline.js'
 import type { GatewayIdentity, Link, LinkInfo } from './link.js'
-import { fetchList } from './lists.js'
 import { backoffMs, earliestAttempt, healthyMs } from './supervisor.js'
+import { ToolList } from './tool-list.js'
 
 export interface UpstreamOptions {
   readonly config: ServerConfig
   readonly identity: GatewayIdentity
   readonly log: Log
-  /** The complete list of tools is new or has changed. */
-  readonly onTools: () => void
+  /** The tool list as it was last known, from an earlier run. */
+  readonly cachedTools?: readonly Json[]
+  /** What the server spoke in an earlier run. */
+  readonly verdict?: Verdict
+  /** A complete list of tools has arrived; `changed` if it differs from the one before. */
+  readonly onTools: (changed: boolean) => void
 }
 
 export type UpstreamState = 'starting' | 'ready' | 'down' | 'stopped'
@@ -45,27 +49,24 @@ export interface UpstreamStatus {
   readonly pid?: number
 }
 
-/** A change of the list is fetched this long after it was told, and then at most this often. */
-const refetch = { afterMs: 200, everyMs: 2000 }
-
 export class Upstream {
   readonly config: ServerConfig
   readonly #options: UpstreamOptions
   readonly #queue: PQueue
+  readonly #toolList: ToolList
   readonly #waiters = new Set<{ resolve: () => void; reject: (error: Error) => void }>()
   #state: UpstreamState = 'starting'
   #since = Date.now()
   #problem: string | undefined
+  #listProblem: string | undefined
   #connection: Connection | undefined
   #link: Link | undefined
-  #tools: readonly Json[] | undefined
+  #verdict: Verdict | undefined
   #firstAttempt: Promise<void> | undefined
   #attempt: Promise<void> | undefined
   #attemptEnd = new Cancellation()
   #timer: NodeJS.Timeout | undefined
-  #refetchTimer: NodeJS.Timeout | undefined
   #lastAttempt = -Infinity
-  #lastFetch = -Infinity
   #linkedAt = 0
   #connectMs: number | undefined
   #failures = 0
@@ -76,7 +77,19 @@ export class Upstream {
   constructor(options: UpstreamOptions) {
     this.config = options.config
     this.#options = options
+    this.#verdict = options.verdict
     this.#queue = new PQueue({ concurrency: options.config.concurrency })
+    this.#toolList = new ToolList({
+      identity: options.identity,
+      timeoutMs: options.config.listTimeout * 1000,
+      ...(options.cachedTools && { cached: options.cachedTools }),
+      onFetched: options.onTools,
+      onProblem: problem => {
+        if (this.#state === 'ready') this.#become('ready', problem)
+        else this.#listProblem = problem
+        if (problem !== undefined) options.log.warn({ event: 'upstream.list', server: this.id, reason: problem })
+      }
+    })
   }
 
   get id(): string {
@@ -85,7 +98,27 @@ export class Upstream {
 
   /** The tools of the last complete list, as the server sent them; undefined as long as it has never answered. */
   get tools(): readonly Json[] | undefined {
-    return this.#tools
+    return this.#toolList.items
+  }
+
+  /** How long that list can be expected to hold, in milliseconds. */
+  get freshMs(): number {
+    return this.#toolList.freshMs
+  }
+
+  /** Somebody has read the list. */
+  listUsed(): void {
+    this.#toolList.used()
+  }
+
+  /** Fetches the list now; never rejects. */
+  refreshTools(): Promise<void> {
+    return this.#toolList.refresh()
+  }
+
+  /** What the server turned out to speak; undefined as long as it was never reached. */
+  get verdict(): Verdict | undefined {
+    return this.#verdict
   }
 
   /** What the server said of itself; undefined while there is no link. */
@@ -93,13 +126,19 @@ export class Upstream {
     return this.#link?.info
   }
 
+  /** What it speaks, or last spoke. */
   get era(): Era | undefined {
-    return this.#link?.info.era
+    return this.#link?.info.era ?? this.#verdict?.era
   }
 
   /** The first attempt to connect, until it has ended, well or not; it never rejects. */
   get firstAttempt(): Promise<void> | undefined {
     return this.#firstAttempt
+  }
+
+  /** That attempt, if nothing is known of the server's tools until it has ended. */
+  get firstList(): Promise<void> | undefined {
+    return this.tools ? undefined : this.#firstAttempt
   }
 
   get status(): UpstreamStatus {
@@ -109,10 +148,10 @@ export class Upstream {
       id: this.id,
       state: this.#state,
       since: this.#since,
-      transport: this.#connection?.transport ?? this.config.transport,
+      transport: this.#verdict?.transport ?? this.config.transport,
       restarts: this.#restarts,
       ...(era && { era }),
-      ...(this.#tools && { tools: this.#tools.length }),
+      ...(this.tools && { tools: this.tools.length }),
       ...(this.#problem !== undefined && { problem: this.#problem }),
       ...(this.#connectMs !== undefined && { connectMs: this.#connectMs }),
       ...(pid !== undefined && { pid })
@@ -178,7 +217,7 @@ export class Upstream {
   async close(): Promise<void> {
     this.#become('stopped', undefined)
     clearTimeout(this.#timer)
-    clearTimeout(this.#refetchTimer)
+    this.#toolList.leave()
     this.#wake(
       new SwitchboardError('upstream_down', 'the gateway no longer serves it', { server: this.id, dispatched: false })
     )
@@ -293,21 +332,34 @@ export class Upstream {
     const started = (this.#lastAttempt = Date.now())
     this.#become('starting', this.#problem)
     try {
-      const connection = await connect(this.config, this.#options.identity, this.#attemptEnd, {
-        onNotification: notification => this.#notified(notification),
-        onLost: reason => this.#lost(reason),
-        onLine: line => this.#options.log.debug({ event: 'upstream.stderr', server: this.id, line }),
-        onNoise: bytes => this.#noisy(bytes)
+      const { config } = this
+      const { identity, log } = this.#options
+      const connection = await connect({
+        config,
+        identity,
+        cancellation: this.#attemptEnd,
+        ...(this.#verdict && { known: this.#verdict }),
+        hooks: {
+          onNotification: notification => this.#toolList.notified(notification),
+          onLost: reason => this.#lost(reason),
+          onLine: line => log.debug({ event: 'upstream.stderr', server: this.id, line }),
+          onNoise: bytes => this.#noisy(bytes)
+        }
       })
       if (this.#stopped()) return await connection.close()
       this.#connection = connection
       this.#link = connection.link
       this.#linkedAt = Date.now()
-      if (this.#tools) this.#wake()
-      await this.#fetchTools(connection.link)
+      this.#verdict = connection.verdict
+      if (this.tools) this.#wake()
+      await this.#toolList.follow(connection.link)
       if (this.#link !== connection.link) return
       this.#connectMs = Date.now() - started
+      this.#become('ready', this.#listProblem)
       this.#wake()
+      const { era, version } = connection.link.info
+      const { transport } = connection.verdict
+      log.info({ event: 'upstream.ready', server: this.id, transport, era, version, tools: this.tools?.length ?? 0 })
     } catch (error) {
       if (!this.#stopped()) this.#failed(reasonOf(error))
     }
@@ -322,6 +374,7 @@ export class Upstream {
     if (!this.#link) return
     this.#connection?.close().catch(() => {})
     this.#connection = this.#link = undefined
+    this.#toolList.leave()
     this.#restarts++
     this.#crashes = [...this.#crashes, Date.now()].slice(-10)
     if (Date.now() - this.#linkedAt > healthyMs) this.#failures = 0
@@ -349,52 +402,6 @@ export class Upstream {
     if (this.#state !== state) this.#since = Date.now()
     this.#state = state
     this.#problem = problem
-  }
-
-  /** Fetches the list; the server is ready when it has answered, with a problem noted if it could not list. */
-  async #fetchTools(link: Link): Promise<void> {
-    this.#lastFetch = Date.now()
-    let problem: string | undefined
-    try {
-      const { items, cut } =
-        'tools' in link.info.capabilities
-          ? await fetchList(link, 'tools/list', 'tools', this.#options.identity, this.config.listTimeout * 1000)
-          : { items: [], cut: undefined }
-      if (this.#link !== link) return
-      problem = cut
-      const changed = JSON.stringify(items) !== JSON.stringify(this.#tools)
-      this.#tools = items
-      if (changed) this.#options.onTools()
-    } catch (error) {
-      if (this.#link !== link) return
-      problem = reasonOf(error)
-      this.#refetchSoon(backoffMs(++this.#failures, Math.random()))
-    }
-    const wasReady = this.#state === 'ready'
-    this.#become('ready', problem)
-    if (problem !== undefined) this.#options.log.warn({ event: 'upstream.list', server: this.id, reason: problem })
-    if (!wasReady) {
-      const { era, version } = link.info
-      this.#options.log.info({
-        event: 'upstream.ready',
-        server: this.id,
-        era,
-        version,
-        tools: this.#tools?.length ?? 0
-      })
-    }
-  }
-
-  #notified({ method }: RpcNotification): void {
-    if (method === 'notifications/tools/list_changed') this.#refetchSoon(refetch.afterMs)
-  }
-
-  #refetchSoon(ms: number): void {
-    clearTimeout(this.#refetchTimer)
-    const wait = Math.max(ms, this.#lastFetch + refetch.everyMs - Date.now())
-    this.#refetchTimer = setTimeout(() => {
-      if (this.#link) void this.#fetchTools(this.#link)
-    }, wait)
   }
 
   #noisy(bytes: number): void {

@@ -5,7 +5,7 @@
  *
  * Everything here is pure. Payloads pass by reference: only the members named by the specification are added or taken.
  */
-import type { Json, RpcRequest } from './json-rpc.js'
+import type { Json, RpcError, RpcRequest } from './json-rpc.js'
 import { isObject } from './json-rpc.js'
 import type { ClientFacts } from './leg.js'
 
@@ -125,7 +125,8 @@ export function legParams(
   era: Era,
   params: Json | undefined,
   client: ClientFacts,
-  progressToken: string | number | undefined
+  progressToken: string | number | undefined,
+  upstreamCapabilities: Json = {}
 ): Json | undefined {
   const given = isObject(params?._meta) ? params._meta : undefined
   const meta: Json = {}
@@ -133,7 +134,7 @@ export function legParams(
   if (progressToken !== undefined) meta.progressToken = progressToken
   if (era === 'modern') {
     meta[metaKey.version] = modernVersion
-    meta[metaKey.capabilities] = client.capabilities
+    meta[metaKey.capabilities] = bridgedCapabilities(client.capabilities, upstreamCapabilities)
     if (client.clientInfo) meta[metaKey.clientInfo] = client.clientInfo
     if (client.logLevel !== undefined) meta[metaKey.logLevel] = client.logLevel
     return { ...params, _meta: meta }
@@ -142,6 +143,18 @@ export function legParams(
   if (!params) return empty ? undefined : { _meta: meta }
   const { _meta, inputResponses, requestState, ...rest } = params
   return empty ? rest : { ...rest, _meta: meta }
+}
+
+/**
+ * What of a client's capabilities an upstream may count on: not the questions to a person or a model, which are not
+ * bridged yet, and extensions only if the upstream speaks them too.
+ */
+export function bridgedCapabilities(capabilities: Json, upstream: Json): Json {
+  const { elicitation, sampling, roots, tasks, extensions, ...rest } = capabilities
+  if (!isObject(extensions)) return rest
+  const spoken = isObject(upstream.extensions) ? upstream.extensions : {}
+  const shared = Object.entries(extensions).filter(([name]) => Object.hasOwn(spoken, name))
+  return shared.length > 0 ? { ...rest, extensions: Object.fromEntries(shared) } : rest
 }
 
 /** `meta.__proto__ = x` would set the prototype; JSON may hold that name like any other. */
@@ -160,4 +173,38 @@ export function adjustResult(result: Json, from: Era, to: Era): Json {
   if (from === 'legacy') return result
   const { resultType, ttlMs, cacheScope, ...rest } = result
   return rest
+}
+
+const tasksExtension = 'io.modelcontextprotocol/tasks'
+
+/**
+ * Whether this client can make sense of a result of that type. `complete` always; `task` if it declared the extension;
+ * anything else if client and upstream share one.
+ */
+export function understandsResult(result: Json, client: Json, upstream: Json): boolean {
+  const { resultType } = result
+  if (resultType === undefined || resultType === 'complete') return true
+  const declared = isObject(client.extensions) ? client.extensions : {}
+  if (resultType === 'task') return Object.hasOwn(declared, tasksExtension)
+  if (resultType === 'input_required') return false
+  const spoken = isObject(upstream.extensions) ? upstream.extensions : {}
+  return Object.keys(declared).some(name => Object.hasOwn(spoken, name))
+}
+
+/**
+ * An upstream's error for a client of that era; undefined when it speaks of our own leg and must not be shown
+ * (2026-07-28: -32020 header mismatch, -32022 unsupported version).
+ */
+export function adjustError(error: RpcError, to: Era): RpcError | undefined {
+  switch (error.code) {
+    case -32020:
+    case -32022:
+      return undefined
+    case -32021:
+      return to === 'legacy' ? { ...error, code: -32603 } : error
+    case -32002:
+      return to === 'modern' ? { ...error, code: -32602 } : error
+    default:
+      return error
+  }
 }
