@@ -15,6 +15,8 @@ export interface CatalogSource {
   readonly namespace: boolean
   /** The server's own list; undefined as long as it has never answered. */
   readonly tools: readonly Json[] | undefined
+  /** It is reached over Streamable HTTP of 2026-07-28. */
+  readonly overModernHttp: boolean
 }
 
 /** Something about a server's offer that the operator should know. */
@@ -48,7 +50,10 @@ export function buildCatalog(sources: readonly CatalogSource[], previous?: Catal
   const old = new Map(previous?.servers.map(part => [part.source.id, part]))
   const servers = sources.map(source => {
     const kept = old.get(source.id)
-    return kept && kept.source.tools === source.tools && kept.source.namespace === source.namespace
+    return kept &&
+      kept.source.tools === source.tools &&
+      kept.source.namespace === source.namespace &&
+      kept.source.overModernHttp === source.overModernHttp
       ? { ...kept, source }
       : serverPart(source)
   })
@@ -101,7 +106,7 @@ function serverPart(source: CatalogSource): ServerPart {
   wireNames.forEach((wireName, i) => {
     const names = { wireName, publicName: prefixed[i] as string, plainName: plain[i] as string }
     const tool = unique.get(wireName) as Json
-    const entry = toolEntry(id, names, tool)
+    const entry = toolEntry(id, names, tool, source.overModernHttp)
     if ('hidden' in entry)
       findings.push({ server: id, tool: wireName, message: `"${shown(wireName)}" is hidden: ${entry.hidden}` })
     else tools.push(entry)

@@ -6,6 +6,7 @@
 import { createHash } from 'node:crypto'
 import type { Era } from '../wire/era.js'
 import { isObject, type Json } from '../wire/json-rpc.js'
+import { paramAnnotations, type ParamAnnotations } from '../wire/mirrored-headers.js'
 
 export interface ToolEntry {
   readonly server: string
@@ -19,6 +20,10 @@ export interface ToolEntry {
   readonly repeatable: boolean
   /** Exported argument name -> the upstream's, where a property key had to be renamed. */
   readonly renamedArguments: ReadonlyMap<string, string> | undefined
+  /** Its output schema is no object, so 2025-era clients are shown it as the member `result` of one. */
+  readonly wrapsOutput: boolean
+  /** Arguments that 2026-07-28 mirrors into headers, for checking and for sending; empty for most tools. */
+  readonly paramAnnotations: ParamAnnotations
   /** The serialised definition for a client of that era, under the public or the plain name. Made once. */
   bytes(era: Era, plain: boolean): Buffer
 }
@@ -29,14 +34,27 @@ export interface ToolNames {
   readonly plainName: string
 }
 
-/** @returns the entry, or the reason why the tool cannot be shown to anybody. */
-export function toolEntry(server: string, names: ToolNames, tool: Json): ToolEntry | { readonly hidden: string } {
+/**
+ * @param overModernHttp the server is reached over Streamable HTTP of 2026-07-28, where a tool with an invalid
+ * `x-mcp-header` must be left out (2026-07-28, Tools).
+ * @returns the entry, or the reason why the tool cannot be shown to anybody.
+ */
+export function toolEntry(
+  server: string,
+  names: ToolNames,
+  tool: Json,
+  overModernHttp = false
+): ToolEntry | { readonly hidden: string } {
   const { name: _name, execution, inputSchema, ...rest } = tool
   if (isObject(execution) && execution.taskSupport === 'required') {
     return { hidden: 'it can only run as a 2025-11-25 task, which is not bridged' }
   }
   const repaired = repairSchema(inputSchema)
   if ('hidden' in repaired) return repaired
+  const mirrored = paramAnnotations(inputSchema)
+  if (mirrored.invalid !== undefined && overModernHttp) return { hidden: mirrored.invalid }
+  const { outputSchema } = tool
+  const wrapsOutput = isObject(outputSchema) && outputSchema.type !== 'object'
   const { taskSupport: _taskSupport, ...otherExecution } = isObject(execution) ? execution : {}
   const annotations = isObject(tool.annotations) ? tool.annotations : {}
   const cache = new Map<string, Buffer>()
@@ -45,6 +63,8 @@ export function toolEntry(server: string, names: ToolNames, tool: Json): ToolEnt
     ...names,
     repeatable: annotations.readOnlyHint === true || annotations.idempotentHint === true,
     renamedArguments: repaired.renamed,
+    wrapsOutput,
+    paramAnnotations: mirrored.annotations,
     bytes(era, plain) {
       const form = `${era} ${plain}`
       let bytes = cache.get(form)
@@ -54,6 +74,7 @@ export function toolEntry(server: string, names: ToolNames, tool: Json): ToolEnt
           name: plain ? names.plainName : names.publicName,
           ...rest,
           inputSchema: repaired.schema,
+          ...(wrapsOutput && era === 'legacy' && { outputSchema: wrapSchema(outputSchema) }),
           ...kept
         }
         bytes = Buffer.from(JSON.stringify(definition))
@@ -128,4 +149,21 @@ function renameProperties(schema: Json): { schema: Json; renamed: ReadonlyMap<st
     },
     renamed
   }
+}
+
+/** `{result: <schema>}`, with local references moved along (the SDKs' servers do the same for 2025-era clients). */
+function wrapSchema(schema: Json): Json {
+  return { type: 'object', properties: { result: moveReferences(schema, 0) }, required: ['result'] }
+}
+
+function moveReferences(value: unknown, depth: number): unknown {
+  if (depth > 64) return value
+  if (Array.isArray(value)) return value.map(item => moveReferences(item, depth + 1))
+  if (!isObject(value)) return value
+  return Object.fromEntries(
+    Object.entries(value).map(([key, member]) => {
+      const local = key === '$ref' && typeof member === 'string' && (member === '#' || member.startsWith('#/'))
+      return [key, local ? `#/properties/result${member.slice(1)}` : moveReferences(member, depth + 1)]
+    })
+  )
 }

@@ -2,16 +2,17 @@
  * What one policy sees of the catalog: an index list per distinct policy and scope, paged, with the pages' bytes kept
  * so that a warm list costs one lookup and one write. Views belong to one snapshot and die with it.
  */
+import { createHash } from 'node:crypto'
 import type { Era } from '../wire/era.js'
 import { isObject } from '../wire/json-rpc.js'
-import type { Catalog, ServerPart } from './snapshot.js'
+import type { Catalog } from './snapshot.js'
 import type { ToolEntry } from './tool-entry.js'
 
 /** Which servers a request speaks of: all, a named subset, or one whose tools keep their own names. */
 export interface Scope {
   readonly key: string
-  /** Undefined: all servers. */
-  readonly servers: readonly ServerPart[] | undefined
+  /** Their ids; undefined: all servers. */
+  readonly servers: readonly string[] | undefined
   /** Tools keep their own names. */
   readonly plain: boolean
 }
@@ -24,6 +25,8 @@ export interface Sight {
 
 export interface View {
   readonly tools: readonly ToolEntry[]
+  /** Equal for views that show the same, also of different snapshots. */
+  readonly signature: string
   /**
    * The page after `cursor` (undefined: the first): the tools' definitions joined by commas, and the next cursor.
    * @returns undefined when the cursor is none of ours.
@@ -68,8 +71,8 @@ export function createViews(catalog: Catalog): Views {
 }
 
 function visible(catalog: Catalog, sight: Sight, { servers, plain }: Scope): readonly ToolEntry[] {
-  const chosen = servers && new Set(servers.map(({ source }) => source.id))
-  const tools = plain ? (servers ?? []).flatMap(part => part.tools) : catalog.tools
+  const chosen = servers && new Set(servers)
+  const tools = plain ? (servers ?? []).flatMap(id => catalog.server(id)?.tools ?? []) : catalog.tools
   return tools.filter(
     entry => (!chosen || chosen.has(entry.server)) && sight.sees(entry.server, 'tools', entry.wireName)
   )
@@ -79,8 +82,12 @@ function createView(tools: readonly ToolEntry[], plain: boolean, budget: { left:
   const pages = new Map<string, Page>()
   // Only cursors we handed out are worth keeping pages for: a client could make up any number of others.
   const issued = new Set<string | undefined>([undefined])
+  let signature: string | undefined
   return {
     tools,
+    get signature() {
+      return (signature ??= signatureOf(tools, plain))
+    },
     page(era, cursor) {
       const key = `${era} ${cursor ?? ''}`
       const kept = pages.get(key)
@@ -96,6 +103,12 @@ function createView(tools: readonly ToolEntry[], plain: boolean, budget: { left:
       return page
     }
   }
+}
+
+function signatureOf(tools: readonly ToolEntry[], plain: boolean): string {
+  const hash = createHash('sha256')
+  for (const entry of tools) hash.update(entry.bytes('legacy', plain)).update(comma)
+  return hash.digest('base64url')
 }
 
 function joinPage(tools: readonly ToolEntry[], start: number, era: Era, plain: boolean): Page {
