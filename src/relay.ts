@@ -14,9 +14,10 @@ import type { Audit, Outcome } from './observe/audit.js'
 import type { Key } from './policy/keys.js'
 import type { Limits } from './policy/limits.js'
 import type { Cancellation } from './wire/cancellation.js'
-import { adjustResult, metaKey, type Era } from './wire/era.js'
+import { adjustError, adjustResult, metaKey, understandsResult, type Era } from './wire/era.js'
 import { isObject, type Answer, type Json, type ProgressToken, type RpcNotification } from './wire/json-rpc.js'
 import type { ClientFacts, Leg } from './wire/leg.js'
+import { checkParamHeaders, paramHeaders } from './wire/mirrored-headers.js'
 
 /** One downstream request until its final answer, as the lane sees it. */
 export interface Exchange {
@@ -27,6 +28,8 @@ export interface Exchange {
   readonly cancellation: Cancellation
   /** Trace context to pass on. */
   readonly headers?: Readonly<Record<string, string>>
+  /** `Mcp-Param-*` headers as received with a modern request, names in lower case. */
+  readonly paramHeaders?: Readonly<Record<string, string>>
   /** Tells the client something before the answer; dropped if the client takes no stream. */
   notify(notification: RpcNotification): void
 }
@@ -34,8 +37,12 @@ export interface Exchange {
 /** What the lane needs of an upstream server. */
 export interface RelayUpstream {
   readonly era: Era | undefined
-  /** The first attempt to connect, as long as it runs. */
-  readonly firstAttempt: Promise<void> | undefined
+  /** What the server declared; undefined while it is not connected. */
+  readonly info: { readonly capabilities: Json } | undefined
+  /** The first attempt to connect, as long as it runs and nothing is known of the server's tools. */
+  readonly firstList: Promise<void> | undefined
+  /** Fetches the tool list again; never rejects. */
+  refreshTools(): Promise<void>
   request(method: string, params: Json | undefined, leg: Leg): Promise<Answer>
 }
 
@@ -44,12 +51,12 @@ export interface Snapshot {
   readonly catalog: Catalog
   readonly views: Views
   readonly upstreams: ReadonlyMap<string, RelayUpstream>
-  /** How long a client may keep the list, in milliseconds (2026-07-28, Caching). */
-  readonly listTtlMs: number
 }
 
 export interface RelayOptions {
   readonly snapshot: () => Snapshot
+  /** Called for every list served; returns how long a client may keep it, in milliseconds (2026-07-28, Caching). */
+  readonly onList: () => number
   readonly limits: Limits
   readonly audit: Audit
   /** The gateway's own `serverInfo`, for merged results of 2026-07-28. */
@@ -57,23 +64,26 @@ export interface RelayOptions {
 }
 
 export interface Relay {
+  /** Changes exactly when what this key sees of the tools changes. */
+  toolsSignature(key: Key, scope: Scope): string
   /** `tools/list`: the page of what this key sees. */
   listTools(exchange: Exchange, params: Json | undefined): Promise<Answer>
   /** `tools/call`. Failures of the way there are results with `isError`, which a model can act on. */
-  callTool(exchange: Exchange, params: Json | undefined): Promise<Answer>
+  callTool(exchange: Exchange, params?: Json): Promise<Answer>
 }
 
 /** How long a list waits for servers that have never answered. */
 const firstListMs = 5000
 
-export function createRelay({ snapshot, limits, audit, serverInfo }: RelayOptions): Relay {
+export function createRelay({ snapshot, onList, limits, audit, serverInfo }: RelayOptions): Relay {
   const modernMembers = Buffer.from(
     `,"cacheScope":"private","resultType":"complete","_meta":${JSON.stringify({ [metaKey.serverInfo]: serverInfo })}`
   )
 
   async function listTools(exchange: Exchange, params: Json | undefined): Promise<Answer> {
     await firstLists(snapshot(), exchange)
-    const { views, listTtlMs } = snapshot()
+    const { views } = snapshot()
+    const ttlMs = onList()
     const cursor = params?.cursor
     const { era, key, scope } = exchange
     const page =
@@ -82,71 +92,90 @@ export function createRelay({ snapshot, limits, audit, serverInfo }: RelayOption
       return { error: { code: errorTable.invalid_params.rpc, message: 'Invalid cursor: begin again without one' } }
     const parts = [listHead, page.items, listTail]
     if (page.nextCursor !== undefined) parts.push(Buffer.from(`,"nextCursor":${JSON.stringify(page.nextCursor)}`))
-    if (era === 'modern') parts.push(Buffer.from(`,"ttlMs":${listTtlMs}`), modernMembers)
+    if (era === 'modern') parts.push(Buffer.from(`,"ttlMs":${ttlMs}`), modernMembers)
     return { bytes: Buffer.concat([...parts, closing]) }
   }
 
-  async function callTool(exchange: Exchange, params: Json | undefined): Promise<Answer> {
+  async function callTool(exchange: Exchange, params: Json = {}): Promise<Answer> {
     const begun = performance.now()
-    const { key, era, client } = exchange
-    const name = params?.name
+    const { name } = params
     if (typeof name !== 'string') return invalid('expected params.name to be the name of a tool')
-    if (params?.arguments !== undefined && !isObject(params.arguments))
+    if (params.arguments !== undefined && !isObject(params.arguments))
       return invalid('expected params.arguments to be an object')
 
-    let current = snapshot()
-    let entry = find(current.catalog, exchange.scope, name)
-    if (!entry || !check(exchange, entry)) {
-      await firstLists(current, exchange)
-      current = snapshot()
-      entry = find(current.catalog, exchange.scope, name)
-    }
+    const { entry, upstream, denied } = await look(exchange, name)
     const record = (outcome: Outcome, code?: number) =>
       audit({
-        key: key.id,
-        ...clientName(client),
-        ...(entry && { server: entry.server }),
-        tool: entry?.wireName ?? name,
+        key: exchange.key.id,
+        ...clientName(exchange.client),
+        ...((entry ?? denied) && { server: (entry ?? denied)?.server }),
+        tool: (entry ?? denied)?.wireName ?? name,
         outcome,
         ...(code !== undefined && { code }),
         ms: performance.now() - begun
       })
-    const upstream = entry && current.upstreams.get(entry.server)
-    if (!entry || !upstream || !check(exchange, entry)) {
-      record(entry ? 'denied' : 'unknown', errorTable.invalid_params.rpc)
+    if (!entry || !upstream) {
+      record(denied ? 'denied' : 'unknown', errorTable.invalid_params.rpc)
       return { error: { code: errorTable.invalid_params.rpc, message: `Unknown tool: ${name}` } }
     }
+    const mismatch = mirrorFault(exchange, entry, params)
+    if (mismatch !== undefined) {
+      record('failed', errorTable.header_mismatch.rpc)
+      return { error: { code: errorTable.header_mismatch.rpc, message: mismatch } }
+    }
 
-    const release = limits.admit(key.id)
+    const release = limits.admit(exchange.key.id)
     try {
-      if (!release) {
+      if (!release)
         throw new SwitchboardError('overloaded', 'this key has too many calls running already', {
           dispatched: false,
           retryAfterMs: 1000
         })
-      }
-      const answer = await upstream.request(
-        'tools/call',
-        wireParams(params as Json, entry),
-        legOf(exchange, params as Json, entry)
-      )
-      if (answer.error) {
-        record('rpc_error', answer.error.code)
-        return answer
-      }
-      const result = adjustResult(withText(answer.result as Json), upstream.era ?? 'legacy', era)
-      record(result.isError === true ? 'is_error' : 'ok')
-      return { result }
+      const answer = bridged(await request(exchange, upstream, entry, params), exchange, upstream, entry)
+      if (answer.error) record('rpc_error', answer.error.code)
+      else record(answer.result?.isError === true ? 'is_error' : 'ok')
+      return answer
     } catch (thrown) {
       const error = toSwitchboardError(thrown)
       record(outcomeOf(error), error.rpc)
-      return { result: failedResult(error, entry, name, era) }
+      return { result: failedResult(error, entry, name, exchange.era) }
     } finally {
       release?.()
     }
   }
 
-  return { listTools, callTool }
+  /** The tool of that name if this key sees it; while servers are still unheard of, after a little wait. */
+  async function look(
+    exchange: Exchange,
+    name: string
+  ): Promise<{ entry?: ToolEntry; upstream?: RelayUpstream; denied?: ToolEntry }> {
+    const first = snapshot()
+    for (const waited of [false, true]) {
+      if (waited) await firstLists(first, exchange)
+      const { catalog, upstreams } = snapshot()
+      const entry = find(catalog, exchange.scope, name)
+      const upstream = entry && upstreams.get(entry.server)
+      if (entry && upstream && check(exchange, entry)) return { entry, upstream }
+      if (waited && entry) return { denied: entry }
+    }
+    return {}
+  }
+
+  async function request(exchange: Exchange, upstream: RelayUpstream, entry: ToolEntry, params: Json): Promise<Answer> {
+    const send = (entry: ToolEntry) =>
+      upstream.request('tools/call', wireParams(params, entry), legOf(exchange, params, entry, upstream.era))
+    const answer = await send(entry)
+    if (answer.error?.code !== errorTable.header_mismatch.rpc) return answer
+    // Its schema has changed since we read it. The request was refused before it ran, so it may be sent again.
+    await upstream.refreshTools()
+    return send(find(snapshot().catalog, exchange.scope, params.name as string) ?? entry)
+  }
+
+  return {
+    toolsSignature: (key, scope) => snapshot().views.view(key.policy, scope).signature,
+    listTools,
+    callTool
+  }
 }
 
 const listHead = Buffer.from('{"tools":[')
@@ -154,9 +183,9 @@ const listTail = Buffer.from(']')
 const closing = Buffer.from('}')
 
 function find(catalog: Catalog, { plain, servers }: Scope, name: string): ToolEntry | undefined {
-  if (plain) return servers?.[0] && catalog.server(servers[0].source.id)?.byPlainName.get(name)
+  if (plain) return servers?.[0] === undefined ? undefined : catalog.server(servers[0])?.byPlainName.get(name)
   const entry = catalog.byPublicName(name)
-  return entry && servers && !servers.some(({ source }) => source.id === entry.server) ? undefined : entry
+  return entry && servers && !servers.includes(entry.server) ? undefined : entry
 }
 
 /** The one decision: what a key may call is what it sees. */
@@ -164,13 +193,45 @@ function check({ key }: Exchange, entry: ToolEntry): boolean {
   return key.policy.sees(entry.server, 'tools', entry.wireName)
 }
 
+/** A modern client's headers must mirror the arguments the schema says they do; asked only once the tool may be seen. */
+function mirrorFault(
+  { era, paramHeaders }: Exchange,
+  { paramAnnotations }: ToolEntry,
+  params: Json
+): string | undefined {
+  if (era === 'legacy' || paramAnnotations.size === 0) return undefined
+  return checkParamHeaders(paramHeaders ?? {}, paramAnnotations, params.arguments)
+}
+
+/** The upstream's answer in the caller's era. @throws SwitchboardError for what this client must not be shown. */
+function bridged(answer: Answer, { client, era }: Exchange, upstream: RelayUpstream, entry: ToolEntry): Answer {
+  if (answer.error) {
+    const error = adjustError(answer.error, era)
+    if (error) return { error }
+    throw new SwitchboardError('upstream_garbage', `it refused the request as malformed: ${answer.error.message}`, {
+      dispatched: false
+    })
+  }
+  const result = answer.result as Json
+  const from = upstream.era ?? 'legacy'
+  if (from === 'modern' && !understandsResult(result, client.capabilities, upstream.info?.capabilities ?? {})) {
+    const type = JSON.stringify(result.resultType)
+    throw new SwitchboardError(
+      'upstream_garbage',
+      `it answered with a result of type ${type}, which this client does not understand`,
+      { dispatched: true }
+    )
+  }
+  return { result: adjustResult(withText(wrapped(result, entry, era)), from, era) }
+}
+
 /** Waits, for a while, for the first answer of servers this key may use and nobody has heard of yet. */
 async function firstLists({ upstreams }: Snapshot, { key, scope }: Exchange): Promise<void> {
   const unheard: Promise<void>[] = []
-  for (const [id, { firstAttempt }] of upstreams) {
-    if (!firstAttempt || !key.policy.seesServer(id)) continue
-    if (scope.servers && !scope.servers.some(({ source }) => source.id === id)) continue
-    unheard.push(firstAttempt)
+  for (const [id, { firstList }] of upstreams) {
+    if (!firstList || !key.policy.seesServer(id)) continue
+    if (scope.servers && !scope.servers.includes(id)) continue
+    unheard.push(firstList)
   }
   if (unheard.length === 0) return
   let timer: NodeJS.Timeout | undefined
@@ -187,7 +248,7 @@ function wireParams(params: Json, { wireName, renamedArguments }: ToolEntry): Js
   return { ...params, name: wireName, arguments: Object.fromEntries(renamed) }
 }
 
-function legOf(exchange: Exchange, params: Json, entry: ToolEntry): Leg {
+function legOf(exchange: Exchange, params: Json, entry: ToolEntry, upstream: Era | undefined): Leg {
   const { cancellation, client, headers } = exchange
   const token = isObject(params._meta) ? (params._meta.progressToken as ProgressToken | undefined) : undefined
   return {
@@ -196,9 +257,21 @@ function legOf(exchange: Exchange, params: Json, entry: ToolEntry): Leg {
     wantsProgress: token !== undefined,
     tool: entry.wireName,
     repeatable: entry.repeatable,
-    ...(headers && { headers }),
+    ...((headers ?? upstream === 'modern') && {
+      headers: { ...headers, ...(upstream === 'modern' && mirrored(exchange, params, entry)) }
+    }),
     ...(token !== undefined && { onNotification: progressTo(exchange, token) })
   }
+}
+
+/** What a modern HTTP server must find in headers is made anew from the arguments; what no annotation knows passes. */
+function mirrored(
+  { paramHeaders: given }: Exchange,
+  params: Json,
+  { paramAnnotations }: ToolEntry
+): Record<string, string> {
+  const unknown = Object.entries(given ?? {}).filter(([name]) => !paramAnnotations.has(name.slice('mcp-param-'.length)))
+  return { ...Object.fromEntries(unknown), ...paramHeaders(paramAnnotations, params.arguments) }
 }
 
 /** Passes progress on under the caller's own token. Its value must rise (2025-11-25, Progress); a server's may not. */
@@ -212,6 +285,12 @@ function progressTo(exchange: Exchange, progressToken: ProgressToken): (notifica
     last = progress
     exchange.notify({ ...notification, params: { ...notification.params, progressToken, progress } })
   }
+}
+
+/** A 2025-era client was shown an object schema around an output that is none: what it gets is wrapped alike. */
+function wrapped(result: Json, { wrapsOutput }: ToolEntry, era: Era): Json {
+  if (era === 'modern' || !wrapsOutput || result.structuredContent === undefined) return result
+  return { ...result, structuredContent: { result: result.structuredContent } }
 }
 
 /** Some clients show a model nothing but `content`: an empty one gets what `structuredContent` says. */

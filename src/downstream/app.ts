@@ -6,20 +6,28 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { HttpBindings } from '@hono/node-server'
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
 import { Hono, type Context } from 'hono'
-import type { Catalog, ServerPart } from '../catalog/snapshot.js'
+import type { Catalog } from '../catalog/snapshot.js'
 import type { Scope } from '../catalog/view.js'
 import { SwitchboardError } from '../errors.js'
 import type { Log } from '../observe/log.js'
 import type { Key, KeyRing } from '../policy/keys.js'
 import { createGuard, type GuardOptions } from './guard.js'
 import { commonHeaders, refusalBody, replyRefusal } from './reply.js'
-import type { Caller, StreamableHttp } from './streamable-http.js'
+import type { SseDoor } from './sse.js'
+import type { StreamableHttp } from './streamable-http.js'
+
+/** Whose request it is and which servers it speaks of: settled before a door is reached. */
+export interface Caller {
+  readonly key: Key
+  readonly scope: Scope
+}
 
 export interface AppOptions {
   readonly guard: GuardOptions
   readonly keys: () => KeyRing
   readonly catalog: () => Catalog
   readonly streamableHttp: StreamableHttp
+  readonly sse: SseDoor
   readonly log: Log
   /** Whether new work is taken; false while shutting down. */
   readonly ready: () => boolean
@@ -32,7 +40,15 @@ interface Env {
 
 type Door = (caller: Caller, req: IncomingMessage, res: ServerResponse) => void | Promise<void>
 
-export function createApp({ guard: guardOptions, keys, catalog, streamableHttp, log, ready }: AppOptions): Hono<Env> {
+export function createApp({
+  guard: guardOptions,
+  keys,
+  catalog,
+  streamableHttp,
+  sse,
+  log,
+  ready
+}: AppOptions): Hono<Env> {
   const app = new Hono<Env>()
   const guard = createGuard(guardOptions)
 
@@ -103,6 +119,21 @@ export function createApp({ guard: guardOptions, keys, catalog, streamableHttp, 
     )
   }
 
+  app.get(
+    '/sse',
+    mcp((caller, req, res) => sse.handleGet(caller, req, res))
+  )
+  app.post('/messages', c => mcp((caller, req, res) => sse.handlePost(caller, c.req.query('sessionId'), req, res))(c))
+  app.all('/sse', c =>
+    refusal(
+      new SwitchboardError(
+        'method_not_allowed',
+        'This address takes GET; messages are posted to the address its "endpoint" event names.'
+      ),
+      { allow: 'GET', ...unreadBody(c.env.incoming) }
+    )
+  )
+
   app.notFound(c => refusal(new SwitchboardError('not_found'), unreadBody(c.env.incoming)))
   app.onError(error => {
     log.error({ event: 'fault', reason: error.message, stack: error.stack })
@@ -122,26 +153,20 @@ function scopeOf(
   query: string | undefined,
   req: IncomingMessage
 ): Scope | undefined {
-  const visible = (name: string): ServerPart | undefined => {
-    const part = catalog.server(name.trim())
-    return part && policy.seesServer(part.source.id) ? part : undefined
+  const visible = (name: string): string | undefined => {
+    const id = catalog.server(name.trim())?.source.id
+    return id !== undefined && policy.seesServer(id) ? id : undefined
   }
   if (path !== undefined) {
-    const part = visible(path)
-    return part && { key: `/${part.source.id}`, servers: [part], plain: true }
+    const id = visible(path)
+    return id === undefined ? undefined : { key: `/${id}`, servers: [id], plain: true }
   }
   const header = req.headers['x-mcp-servers']
   const named = query ?? (typeof header === 'string' ? header : undefined)
   if (named === undefined) return { key: '*', servers: undefined, plain: false }
-  const parts = new Set(
-    named
-      .split(',')
-      .map(visible)
-      .filter(part => part !== undefined)
-  )
-  if (parts.size === 0) return undefined
-  const servers = catalog.servers.filter(part => parts.has(part))
-  return { key: servers.map(({ source }) => source.id).join(','), servers, plain: false }
+  const chosen = new Set(named.split(',').map(visible))
+  const servers = catalog.servers.map(({ source }) => source.id).filter(id => chosen.has(id))
+  return servers.length > 0 ? { key: servers.join(','), servers, plain: false } : undefined
 }
 
 function json(status: number, body: object): Response {

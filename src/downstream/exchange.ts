@@ -39,6 +39,7 @@ export class HttpExchange implements Exchange {
   readonly scope: Scope
   readonly cancellation = new Cancellation()
   readonly headers?: Readonly<Record<string, string>>
+  readonly #req: IncomingMessage
   readonly #res: ServerResponse
   readonly #takesStream: boolean
   readonly #commitTimer: NodeJS.Timeout | undefined
@@ -51,6 +52,7 @@ export class HttpExchange implements Exchange {
     this.era = era
     this.client = client
     this.scope = scope
+    this.#req = req
     this.#res = res
     const trace = traceOf(req)
     if (trace) this.headers = trace
@@ -61,6 +63,14 @@ export class HttpExchange implements Exchange {
       if (!accept?.includes('application/json') && !accept?.includes('*/*')) this.#commit()
       else this.#commitTimer = setTimeout(() => this.#commit(), commitMs)
     }
+  }
+
+  get paramHeaders(): Readonly<Record<string, string>> {
+    const mirrored: Record<string, string> = {}
+    for (const [name, value] of Object.entries(this.#req.headers)) {
+      if (name.startsWith('mcp-param-') && typeof value === 'string') mirrored[name] = value
+    }
+    return mirrored
   }
 
   notify(notification: RpcNotification): void {

@@ -6,11 +6,11 @@
  * Invariant: a session is found only by the key that opened it; every other id is equally unknown.
  */
 import { randomBytes } from 'node:crypto'
-import { isObject, type Json, type RpcId } from '../wire/json-rpc.js'
+import { isObject, type Json } from '../wire/json-rpc.js'
 import type { ClientFacts } from '../wire/leg.js'
 import type { Sealer } from '../wire/sealing.js'
 import type { EventStream } from './event-stream.js'
-import type { HttpExchange } from './exchange.js'
+import type { InFlight } from './legacy.js'
 
 export interface Session {
   readonly id: string
@@ -18,10 +18,12 @@ export interface Session {
   readonly keyId: string
   readonly version: string
   readonly client: ClientFacts
-  readonly inFlight: Map<RpcId, HttpExchange>
+  readonly inFlight: InFlight
   /** Unpacked from its token in this process rather than opened here: the client may have missed changes. */
   readonly revived: boolean
   stream: EventStream | undefined
+  /** What the client was last shown of the tools: whether it missed a change while it had no stream. */
+  listed: { readonly scope: string; readonly signature: string } | undefined
   lastUsed: number
 }
 
@@ -46,8 +48,8 @@ const validMs = 30 * 24 * 3600 * 1000
 const idleMs = 5 * 60 * 1000
 const maxIdle = 2000
 const maxRevoked = 100_000
-/** Proxies cut longer headers. */
-const maxToken = 2048
+/** Sealed and in base64 this stays under 2 KiB: proxies cut longer headers. What does not fit is known until idle. */
+const maxPayload = 1400
 
 export function createSessions({ sealer, now = Date.now }: SessionsOptions): Sessions {
   const live = new Map<string, Session>()
@@ -79,8 +81,8 @@ export function createSessions({ sealer, now = Date.now }: SessionsOptions): Ses
       const nonce = randomBytes(12).toString('base64url')
       const { capabilities, clientInfo } = client
       const payload = { j: nonce, k: keyId, v: version, t: now(), c: capabilities, i: briefly(clientInfo) }
-      let id = sealer.seal('sess', payload)
-      if (id.length > maxToken) id = sealer.seal('sess', { ...payload, c: {} })
+      const whole = JSON.stringify(payload).length < maxPayload
+      const id = sealer.seal('sess', whole ? payload : { ...payload, c: {}, i: undefined })
       return keep({
         id,
         nonce,
@@ -90,6 +92,7 @@ export function createSessions({ sealer, now = Date.now }: SessionsOptions): Ses
         inFlight: new Map(),
         revived: false,
         stream: undefined,
+        listed: undefined,
         lastUsed: now()
       })
     },
@@ -116,6 +119,7 @@ export function createSessions({ sealer, now = Date.now }: SessionsOptions): Ses
         inFlight: new Map(),
         revived: true,
         stream: undefined,
+        listed: undefined,
         lastUsed: now()
       })
     },

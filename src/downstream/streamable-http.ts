@@ -1,39 +1,29 @@
 /**
- * The `/mcp` door: Streamable HTTP for both eras on one URL. A POST is read, classified and dispatched to the relay; in
- * the 2025 era it belongs to a session, in 2026-07-28 it stands alone. GET opens the session's stream, DELETE ends it.
+ * The `/mcp` door: Streamable HTTP for both eras on one URL. A POST is read, classified and handed to its era; in the
+ * 2025 era it belongs to a session, in 2026-07-28 it stands alone. GET opens the session's stream, DELETE ends it.
  */
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import type { Scope } from '../catalog/view.js'
 import { SwitchboardError, toSwitchboardError } from '../errors.js'
 import type { Key } from '../policy/keys.js'
 import type { Relay } from '../relay.js'
 import { classifyEra, isLegacyVersion, isModernVersion, legacyVersions, metaKey, modernVersion } from '../wire/era.js'
-import {
-  classifyMessage,
-  isObject,
-  type Answer,
-  type Json,
-  type RpcNotification,
-  type RpcRequest
-} from '../wire/json-rpc.js'
-import type { ClientFacts } from '../wire/leg.js'
-import { checkMirroredHeaders } from '../wire/mirrored-headers.js'
+import { classifyMessage, isObject, type RpcId, type RpcNotification, type RpcRequest } from '../wire/json-rpc.js'
+import type { Caller } from './app.js'
 import { readJson } from './body.js'
 import { EventStream } from './event-stream.js'
 import { HttpExchange } from './exchange.js'
-import { errorAnswer, replyAccepted, replyAnswer, replyJson, replyRefusal } from './reply.js'
+import { applyCancelled, type Legacy } from './legacy.js'
+import { toolsListChanged, type Listeners } from './listeners.js'
+import type { Modern } from './modern.js'
+import { replyAccepted, replyAnswer, replyJson, replyRefusal } from './reply.js'
 import type { Session, Sessions } from './sessions.js'
 
 export interface StreamableHttpOptions {
-  readonly relay: Relay
+  readonly legacy: Legacy
+  readonly modern: Modern
   readonly sessions: Sessions
-  readonly serverInfo: Json
-}
-
-/** Whose request it is and what it speaks of: settled before the door is reached. */
-export interface Caller {
-  readonly key: Key
-  readonly scope: Scope
+  readonly listeners: Listeners
+  readonly relay: Pick<Relay, 'toolsSignature'>
 }
 
 export interface StreamableHttp {
@@ -42,15 +32,20 @@ export interface StreamableHttp {
   handleDelete(caller: Caller, req: IncomingMessage, res: ServerResponse): void
 }
 
-/** What every session and every `server/discover` declares, whatever is up at the moment. */
-const capabilities = { tools: {} }
-
-export function createStreamableHttp({ relay, sessions, serverInfo }: StreamableHttpOptions): StreamableHttp {
+export function createStreamableHttp({
+  legacy,
+  modern,
+  sessions,
+  listeners,
+  relay
+}: StreamableHttpOptions): StreamableHttp {
   async function handlePost(caller: Caller, req: IncomingMessage, res: ServerResponse): Promise<void> {
+    let id: RpcId | undefined
     try {
       const classified = classifyMessage(await readJson(req))
       switch (classified.kind) {
         case 'request':
+          id = classified.message.id
           return await handleRequest(caller, classified.message, req, res)
         case 'notification':
           return handleNotification(caller, classified.message, req, res)
@@ -58,14 +53,11 @@ export function createStreamableHttp({ relay, sessions, serverInfo }: Streamable
           if (!isModernVersion(version(req))) requireSession(caller.key, req)
           return replyAccepted(res)
         case 'invalid':
-          return replyRefusal(
-            res,
-            new SwitchboardError('invalid_request', `Not a JSON-RPC 2.0 message: ${classified.reason}.`),
-            classified.id
-          )
+          id = classified.id
+          throw new SwitchboardError('invalid_request', `Not a JSON-RPC 2.0 message: ${classified.reason}.`)
       }
     } catch (thrown) {
-      refuse(res, toSwitchboardError(thrown))
+      refuse(res, thrown, id)
     }
   }
 
@@ -77,99 +69,31 @@ export function createStreamableHttp({ relay, sessions, serverInfo }: Streamable
   ): Promise<void> {
     const verdict = classifyEra(message, version(req))
     if ('refused' in verdict) {
-      return replyRefusal(
-        res,
-        new SwitchboardError(verdict.refused, verdict.message, { ...(verdict.data && { data: verdict.data }) }),
-        message.id
+      throw new SwitchboardError(verdict.refused, verdict.message, { ...(verdict.data && { data: verdict.data }) })
+    }
+    if (verdict.era === 'modern') return modern.handle(caller, message, verdict.client, req, res)
+    const { id, method } = message
+    if (method === 'initialize') {
+      const { version, client, result } = legacy.initialize(message.params)
+      const session = sessions.open(caller.key.id, version, client)
+      return replyAnswer(res, id, { result }, 200, { 'mcp-session-id': session.id })
+    }
+    const session = requireSession(caller.key, req)
+    if (session.inFlight.has(id)) {
+      throw new SwitchboardError(
+        'invalid_request',
+        `Request id ${JSON.stringify(id)} belongs to a request that is still running.`
       )
     }
-    if (verdict.era === 'modern') return handleModern(caller, message, verdict.client, req, res)
-    if (message.method === 'initialize') return handleInitialize(caller.key, message, res)
-    let session: Session
+    const exchange = new HttpExchange({ id, era: 'legacy', client: session.client, ...caller, req, res })
+    session.inFlight.set(id, exchange)
     try {
-      session = requireSession(caller.key, req)
-    } catch (thrown) {
-      return refuse(res, toSwitchboardError(thrown), message)
-    }
-    if (session.inFlight.has(message.id)) {
-      return replyRefusal(
-        res,
-        new SwitchboardError(
-          'invalid_request',
-          `Request id ${JSON.stringify(message.id)} is in use by a request that is still running.`
-        ),
-        message.id
-      )
-    }
-    const exchange = new HttpExchange({ id: message.id, era: 'legacy', client: session.client, ...caller, req, res })
-    session.inFlight.set(message.id, exchange)
-    try {
-      exchange.finish(await dispatchLegacy(exchange, message))
+      const answer = await legacy.dispatch(exchange, message)
+      if (method === 'tools/list')
+        session.listed = { scope: caller.scope.key, signature: relay.toolsSignature(caller.key, caller.scope) }
+      exchange.finish(answer)
     } finally {
-      session.inFlight.delete(message.id)
-    }
-  }
-
-  async function handleModern(
-    caller: Caller,
-    message: RpcRequest,
-    client: ClientFacts,
-    req: IncomingMessage,
-    res: ServerResponse
-  ): Promise<void> {
-    const mismatch =
-      version(req) === undefined
-        ? 'the MCP-Protocol-Version header is missing'
-        : checkMirroredHeaders(req.headers, message)
-    if (mismatch !== undefined)
-      return replyRefusal(res, new SwitchboardError('header_mismatch', `Bad request: ${mismatch}`), message.id)
-    const { method, params } = message
-    if (method === 'server/discover') return replyAnswer(res, message.id, { result: discoverResult() })
-    if (method !== 'tools/list' && method !== 'tools/call')
-      return replyAnswer(res, message.id, unknownMethod(method), 404)
-    const exchange = new HttpExchange({ id: message.id, era: 'modern', client, ...caller, req, res })
-    exchange.finish(
-      method === 'tools/list' ? await relay.listTools(exchange, params) : await relay.callTool(exchange, params)
-    )
-  }
-
-  async function dispatchLegacy(exchange: HttpExchange, { method, params }: RpcRequest): Promise<Answer> {
-    try {
-      switch (method) {
-        case 'tools/list':
-          return await relay.listTools(exchange, params)
-        case 'tools/call':
-          return await relay.callTool(exchange, params)
-        case 'ping':
-          return { result: {} }
-        default:
-          return unknownMethod(method)
-      }
-    } catch (thrown) {
-      return { error: toSwitchboardError(thrown).toRpc() }
-    }
-  }
-
-  function handleInitialize(key: Key, { id, params }: RpcRequest, res: ServerResponse): void {
-    const asked = params?.protocolVersion
-    const agreed = typeof asked === 'string' && isLegacyVersion(asked) ? asked : legacyVersions[0]
-    const session = sessions.open(key.id, agreed, {
-      capabilities: isObject(params?.capabilities) ? params.capabilities : {},
-      ...(isObject(params?.clientInfo) && { clientInfo: params.clientInfo })
-    })
-    replyAnswer(res, id, { result: { protocolVersion: agreed, capabilities, serverInfo } }, 200, {
-      'mcp-session-id': session.id
-    })
-  }
-
-  function discoverResult(): Json {
-    return {
-      resultType: 'complete',
-      supportedVersions: [modernVersion],
-      capabilities,
-      ttlMs: 60_000,
-      cacheScope: 'private',
-      _meta: { [metaKey.serverInfo]: serverInfo }
+      session.inFlight.delete(id)
     }
   }
 
@@ -180,43 +104,52 @@ export function createStreamableHttp({ relay, sessions, serverInfo }: Streamable
     res: ServerResponse
   ): void {
     // A modern client cancels by closing its request; what it posts besides has no session to belong to.
-    if (isModernVersion(version(req)) || (isObject(params?._meta) && metaKey.version in params._meta))
-      return replyAccepted(res)
-    const session = requireSession(key, req)
-    if (method === 'notifications/cancelled') {
-      const { requestId, reason } = params ?? {}
-      const exchange = session.inFlight.get(requestId as string | number)
-      exchange?.cancel(typeof reason === 'string' ? reason.slice(0, 300) : 'the client cancelled the request')
+    const isModern = isModernVersion(version(req)) || (isObject(params?._meta) && metaKey.version in params._meta)
+    if (!isModern) {
+      const session = requireSession(key, req)
+      if (method === 'notifications/cancelled') applyCancelled(session.inFlight, params)
     }
     replyAccepted(res)
   }
 
-  function handleGet({ key }: Caller, req: IncomingMessage, res: ServerResponse): void {
-    if (req.headers['mcp-session-id'] === undefined || isModernVersion(version(req))) return methodNotAllowed(res)
-    let session: Session
+  function handleGet({ key, scope }: Caller, req: IncomingMessage, res: ServerResponse): void {
     try {
-      session = requireSession(key, req)
+      const session = sessionOfStream(key, req)
+      // Clients reconnect faster than the loss of their old stream is noticed: the new one replaces it.
+      session.stream?.end()
+      const tell = () => stream.send(JSON.stringify(toolsListChanged))
+      const remove = listeners.add({ key, scope, tell })
+      const stream = new EventStream(res, {
+        onClose: () => {
+          remove()
+          if (session.stream === stream) session.stream = undefined
+        }
+      })
+      session.stream = stream
+      const { listed } = session
+      const missed = listed
+        ? listed.scope === scope.key && listed.signature !== relay.toolsSignature(key, scope)
+        : session.revived
+      if (missed) tell()
     } catch (thrown) {
-      return refuse(res, toSwitchboardError(thrown))
+      refuse(res, thrown)
     }
-    // Clients reconnect faster than the loss of their old stream is noticed: the new one replaces it.
-    session.stream?.end()
-    const stream = new EventStream(res, {
-      onClose: () => {
-        if (session.stream === stream) session.stream = undefined
-      }
-    })
-    session.stream = stream
   }
 
   function handleDelete({ key }: Caller, req: IncomingMessage, res: ServerResponse): void {
-    if (req.headers['mcp-session-id'] === undefined || isModernVersion(version(req))) return methodNotAllowed(res)
     try {
-      sessions.end(requireSession(key, req))
+      sessions.end(sessionOfStream(key, req))
       replyJson(res, 200, '{}')
     } catch (thrown) {
-      refuse(res, toSwitchboardError(thrown))
+      refuse(res, thrown)
     }
+  }
+
+  /** @throws SwitchboardError 405 where no session is named: the modern era has none. */
+  function sessionOfStream(key: Key, req: IncomingMessage): Session {
+    if (req.headers['mcp-session-id'] === undefined || isModernVersion(version(req)))
+      throw new SwitchboardError('method_not_allowed')
+    return requireSession(key, req)
   }
 
   /** @throws SwitchboardError 400 without an id, 404 for one that is unknown to this key, 400 for a version nobody knows. */
@@ -227,9 +160,10 @@ export function createStreamableHttp({ relay, sessions, serverInfo }: Streamable
     if (!session) throw new SwitchboardError('session_not_found')
     const named = version(req)
     if (named !== undefined && !isLegacyVersion(named)) {
+      const known = [...legacyVersions, modernVersion].join(', ')
       throw new SwitchboardError(
         'unknown_version',
-        `MCP-Protocol-Version "${named.slice(0, 40)}" is unknown here; known are ${legacyVersions.join(', ')} and ${modernVersion}.`
+        `MCP-Protocol-Version "${named.slice(0, 40)}" is unknown here; known are ${known}.`
       )
     }
     return session
@@ -243,16 +177,12 @@ function version(req: IncomingMessage): string | undefined {
   return typeof value === 'string' ? value.trim() : undefined
 }
 
-function unknownMethod(method: string): Answer {
-  return errorAnswer('method_not_found', `Method not found: ${method.slice(0, 128)}`)
-}
-
-function methodNotAllowed(res: ServerResponse): void {
-  replyRefusal(res, new SwitchboardError('method_not_allowed'), undefined, { allow: 'POST' })
-}
-
-function refuse(res: ServerResponse, error: SwitchboardError, message?: RpcRequest): void {
+function refuse(res: ServerResponse, thrown: unknown, id?: RpcId): void {
+  const error = toSwitchboardError(thrown)
   if (error.code === 'cancelled') return void res.destroy()
-  // The rest of a body that was refused is not read: the connection cannot be used again.
-  replyRefusal(res, error, message?.id, error.code === 'too_large' ? { connection: 'close' } : undefined)
+  replyRefusal(res, error, id, {
+    ...(error.code === 'method_not_allowed' && { allow: 'POST' }),
+    // The rest of a body that was refused is not read: the connection cannot be used again.
+    ...(error.code === 'too_large' && { connection: 'close' })
+  })
 }

@@ -1,0 +1,160 @@
+/**
+ * The doors of HTTP+SSE, for clients of 2024-11-05: `GET /sse` opens the conversation and brings every answer, messages
+ * are posted to the address its first event names. The conversation is the stream: when it closes, its calls end.
+ */
+import { randomBytes } from 'node:crypto'
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { Scope } from '../catalog/view.js'
+import { SwitchboardError, toSwitchboardError } from '../errors.js'
+import type { Key } from '../policy/keys.js'
+import type { Exchange } from '../relay.js'
+import { Cancellation } from '../wire/cancellation.js'
+import {
+  answerBytes,
+  classifyMessage,
+  type Answer,
+  type RpcId,
+  type RpcNotification,
+  type RpcRequest
+} from '../wire/json-rpc.js'
+import type { ClientFacts } from '../wire/leg.js'
+import type { Caller } from './app.js'
+import { readJson } from './body.js'
+import { EventStream } from './event-stream.js'
+import { applyCancelled, type InFlight, type Legacy } from './legacy.js'
+import { toolsListChanged, type Listeners } from './listeners.js'
+import { commonHeaders, replyRefusal } from './reply.js'
+
+export interface SseDoor {
+  handleGet(caller: Caller, req: IncomingMessage, res: ServerResponse): void
+  handlePost(caller: Caller, sessionId: string | undefined, req: IncomingMessage, res: ServerResponse): Promise<void>
+  close(): void
+}
+
+interface Conversation {
+  readonly keyId: string
+  readonly scope: Scope
+  readonly stream: EventStream
+  readonly inFlight: InFlight
+  client: ClientFacts
+}
+
+/** One request of such a conversation: everything about it goes out on the one stream. */
+class SseExchange implements Exchange {
+  readonly era = 'legacy'
+  readonly cancellation = new Cancellation()
+  readonly #stream: EventStream
+  #done = false
+
+  constructor(
+    readonly id: RpcId,
+    readonly key: Key,
+    readonly scope: Scope,
+    readonly client: ClientFacts,
+    stream: EventStream
+  ) {
+    this.#stream = stream
+  }
+
+  notify(notification: RpcNotification): void {
+    if (!this.#done) this.#stream.send(JSON.stringify(notification))
+  }
+
+  finish(answer: Answer): void {
+    if (this.#done) return
+    this.#done = true
+    this.#stream.send(answerBytes(this.id, answer))
+  }
+
+  /** A cancelled request is not answered (2024-11-05, Cancellation). */
+  cancel(reason: string): void {
+    if (this.#done) return
+    this.#done = true
+    this.cancellation.cancel(new SwitchboardError('cancelled', reason))
+  }
+}
+
+export function createSse({ legacy, listeners }: { readonly legacy: Legacy; readonly listeners: Listeners }): SseDoor {
+  const conversations = new Map<string, Conversation>()
+
+  function handleGet({ key, scope }: Caller, _req: IncomingMessage, res: ServerResponse): void {
+    const sessionId = randomBytes(16).toString('base64url')
+    const inFlight: InFlight = new Map()
+    const remove = listeners.add({ key, scope, tell: () => stream.send(JSON.stringify(toolsListChanged)) })
+    const stream = new EventStream(res, {
+      onClose: () => {
+        remove()
+        conversations.delete(sessionId)
+        for (const exchange of [...inFlight.values()]) exchange.cancel('the client closed its stream')
+      }
+    })
+    stream.sendEvent('endpoint', `/messages?sessionId=${sessionId}`)
+    conversations.set(sessionId, { keyId: key.id, scope, stream, inFlight, client: { capabilities: {} } })
+  }
+
+  async function handlePost(
+    { key }: Caller,
+    sessionId: string | undefined,
+    req: IncomingMessage,
+    res: ServerResponse
+  ): Promise<void> {
+    let id: RpcId | undefined
+    try {
+      if (sessionId === undefined)
+        throw new SwitchboardError(
+          'session_required',
+          'The sessionId is missing: open GET /sse first and post to the address its "endpoint" event names.'
+        )
+      const conversation = conversations.get(sessionId)
+      if (!conversation || conversation.keyId !== key.id)
+        throw new SwitchboardError('session_not_found', 'Session not found. Open GET /sse again.')
+      const classified = classifyMessage(await readJson(req))
+      if (classified.kind === 'invalid') {
+        id = classified.id
+        throw new SwitchboardError('invalid_request', `Not a JSON-RPC 2.0 message: ${classified.reason}.`)
+      }
+      if (classified.kind === 'request') {
+        id = classified.message.id
+        if (conversation.inFlight.has(id))
+          throw new SwitchboardError(
+            'invalid_request',
+            `Request id ${JSON.stringify(id)} belongs to a request that is still running.`
+          )
+        void answer(conversation, key, classified.message)
+      }
+      if (classified.kind === 'notification' && classified.message.method === 'notifications/cancelled') {
+        applyCancelled(conversation.inFlight, classified.message.params)
+      }
+      res.writeHead(202, { ...commonHeaders, 'content-type': 'text/plain' })
+      res.end('Accepted')
+    } catch (thrown) {
+      const error = toSwitchboardError(thrown)
+      if (error.code === 'cancelled') res.destroy()
+      else replyRefusal(res, error, id, error.code === 'too_large' ? { connection: 'close' } : undefined)
+    }
+  }
+
+  async function answer(conversation: Conversation, key: Key, message: RpcRequest): Promise<void> {
+    const { scope, stream, inFlight } = conversation
+    if (message.method === 'initialize') {
+      const { client, result } = legacy.initialize(message.params)
+      conversation.client = client
+      return stream.send(answerBytes(message.id, { result }))
+    }
+    const exchange = new SseExchange(message.id, key, scope, conversation.client, stream)
+    inFlight.set(message.id, exchange)
+    try {
+      exchange.finish(await legacy.dispatch(exchange, message))
+    } finally {
+      inFlight.delete(message.id)
+    }
+  }
+
+  return {
+    handleGet,
+    handlePost,
+    close() {
+      for (const { stream } of conversations.values()) stream.end()
+    }
+  }
+}
