@@ -1,0 +1,105 @@
+#!/usr/bin/env node
+/** argv -> command -> exit code. */
+import { parseArgs } from 'node:util'
+import { check } from './commands/check.js'
+import type { CommandContext, ExitCode } from './commands/command.js'
+import { keyNew, keyShow } from './commands/key.js'
+import { serve } from './commands/serve.js'
+import { version } from './commands/version.js'
+
+const usage = `Usage: switchboard [command] [options]
+
+Commands
+  serve             the gateway (default)
+  check             validate servers.yaml, connect to each server, show one table
+  key new NAME      make a key: prints it once, and the lines for servers.yaml
+  key show NAME     show a key configured as "secret: generated"
+
+Options
+  -c, --config FILE    default: servers.yaml
+      --state DIR      default: .switchboard beside the configuration file
+      --host HOST      serve: instead of listen.host
+      --port PORT      serve: instead of listen.port
+      --log LEVEL      serve: debug, info (default), warn, error or silent; JSON lines on stderr
+      --json           check: machine-readable
+  -h, --help
+  -v, --version
+`
+
+const levels = ['debug', 'info', 'warn', 'error', 'silent'] as const
+
+async function run(argv: readonly string[]): Promise<ExitCode> {
+  const { values, positionals } = parseArgs({
+    args: [...argv],
+    allowPositionals: true,
+    options: {
+      config: { type: 'string', short: 'c', default: 'servers.yaml' },
+      state: { type: 'string' },
+      host: { type: 'string' },
+      port: { type: 'string' },
+      log: { type: 'string', default: 'info' },
+      json: { type: 'boolean', default: false },
+      help: { type: 'boolean', short: 'h', default: false },
+      version: { type: 'boolean', short: 'v', default: false }
+    }
+  })
+  const context: CommandContext = {
+    config: values.config,
+    state: values.state,
+    env: process.env,
+    out: text => process.stdout.write(text + '\n'),
+    err: text => process.stderr.write(text + '\n')
+  }
+  if (values.help) return say(usage)
+  if (values.version) return say(version + '\n')
+
+  const [command = 'serve', ...words] = positionals
+  switch (command) {
+    case 'serve': {
+      const port = values.port === undefined ? undefined : Number(values.port)
+      const logLevel = levels.find(level => level === values.log)
+      if (words.length > 0) return misused(`"serve" takes no further words, but got "${words.join(' ')}"`)
+      if (port !== undefined && !(Number.isInteger(port) && port >= 0 && port <= 65535))
+        return misused(`--port takes a number from 0 to 65535, but got "${values.port}"`)
+      if (!logLevel) return misused(`--log takes one of ${levels.join(', ')}, but got "${values.log}"`)
+      return serve(context, {
+        logLevel,
+        ...(values.host !== undefined && { host: values.host }),
+        ...(port !== undefined && { port })
+      })
+    }
+    case 'check':
+      return words.length > 0
+        ? misused(`"check" takes no further words, but got "${words.join(' ')}"`)
+        : check(context, values)
+    case 'key': {
+      const [action, name, ...more] = words
+      if (name === undefined || more.length > 0)
+        return misused('"key" takes an action and one name: key new NAME, key show NAME')
+      if (action === 'new') return keyNew(context, name)
+      if (action === 'show') return keyShow(context, name)
+      return misused(`"key" knows new and show, but got "${action}"`)
+    }
+    default:
+      return misused(`unknown command "${command}"`)
+  }
+}
+
+function say(text: string): ExitCode {
+  process.stdout.write(text)
+  return 0
+}
+
+function misused(why: string): ExitCode {
+  process.stderr.write(`${why}.\n\n${usage}`)
+  return 2
+}
+
+try {
+  process.exitCode = await run(process.argv.slice(2))
+} catch (error) {
+  const { code, message, stack } = error as NodeJS.ErrnoException
+  const usageFault = code?.startsWith('ERR_PARSE_ARGS') === true
+  process.stderr.write(usageFault ? `${message}\n\n${usage}` : `Switchboard failed: ${stack ?? message}\n`)
+  process.exitCode = usageFault ? 2 : 1
+}

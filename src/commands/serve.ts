@@ -1,0 +1,109 @@
+/** `switchboard serve`: the gateway, until a signal ends it. Prints one block that says everything a first user needs. */
+import type { Config } from '../config/schema.js'
+import { reasonOf, SwitchboardError } from '../errors.js'
+import { startGateway, type Gateway } from '../gateway.js'
+import { createLog, type LogLevel } from '../observe/log.js'
+import type { Key } from '../policy/keys.js'
+import { openState } from '../state.js'
+import type { UpstreamStatus } from '../upstream/upstream.js'
+import type { CommandContext, ExitCode } from './command.js'
+import { readConfiguration, statePath } from './configuration.js'
+
+export interface ServeOptions {
+  readonly host?: string
+  readonly port?: number
+  readonly logLevel: LogLevel
+}
+
+/** How long the block waits for servers to come up, so that it shows them ready rather than starting. */
+const settleMs = 800
+
+export async function serve(context: CommandContext, { host, port, logLevel }: ServeOptions): Promise<ExitCode> {
+  const loaded = await readConfiguration(context)
+  if (!loaded) return 2
+  const { listen } = loaded.config
+  const config: Config = {
+    ...loaded.config,
+    listen: { ...listen, host: host ?? listen.host, port: port ?? listen.port }
+  }
+  const log = createLog(logLevel)
+  let gateway: Gateway
+  try {
+    const state = openState({
+      path: statePath(context, config),
+      onProblem: message => log.warn({ event: 'state.problem', message })
+    })
+    if (state.problem !== undefined) context.err(state.problem)
+    gateway = await startGateway({ config, state, log }).catch((error: unknown) => {
+      state.close()
+      throw error
+    })
+  } catch (error) {
+    context.err(reasonOf(error))
+    if (!(error instanceof SwitchboardError)) throw error
+    return 1
+  }
+
+  await Promise.race([allSettled(gateway), new Promise(resolve => setTimeout(resolve, settleMs))])
+  context.out(startBlock(gateway, config))
+  await untilSignal()
+  await gateway.close()
+  log.flush()
+  return 0
+}
+
+async function allSettled(gateway: Gateway): Promise<void> {
+  while (gateway.status().some(({ state }) => state === 'starting'))
+    await new Promise(resolve => setTimeout(resolve, 20))
+}
+
+/** Resolves at the first signal; a second one ends the process at once. */
+function untilSignal(): Promise<void> {
+  return new Promise(resolve => {
+    const stop = () => {
+      for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+        process.off(signal, stop)
+        process.once(signal, () => process.exit(1))
+      }
+      resolve()
+    }
+    process.on('SIGINT', stop)
+    process.on('SIGTERM', stop)
+  })
+}
+
+/** Address, each server's state, each key with what it sees (those that see everything first), how to connect. */
+export function startBlock(gateway: Gateway, config: Config): string {
+  const lines = ['', `Switchboard is listening at ${gateway.url}/mcp`, '', 'Servers']
+  const statuses = gateway.status()
+  const width = Math.max(...statuses.map(({ id }) => id.length), ...config.broken.map(({ id }) => id.length), 1)
+  for (const status of statuses) lines.push(`  ${status.id.padEnd(width)}  ${describeStatus(status)}`)
+  for (const { kind, id, reason } of config.broken) {
+    if (kind === 'server') lines.push(`  ${id.padEnd(width)}  not started: ${reason}`)
+  }
+  if (statuses.length === 0 && config.broken.length === 0)
+    lines.push('  none: add some under "servers:" in servers.yaml')
+
+  const keys = [...gateway.keys().keys].sort((a, b) => Number(seesAll(b)) - Number(seesAll(a)))
+  lines.push('', 'Keys')
+  for (const key of keys) {
+    lines.push(`  ${key.id} sees ${key.policy.describe().join('; ') || 'nothing'}`)
+    lines.push(`    ${addCommand(gateway.url, gateway.generatedSecret(key.id) ?? '<key>')}`)
+  }
+  for (const { kind, id, reason } of config.broken) if (kind === 'key') lines.push(`  ${id} does not work: ${reason}`)
+  return lines.join('\n') + '\n'
+}
+
+const seesAll = ({ policy }: Key) => policy.describe()[0] === 'everything'
+
+function describeStatus({ state, problem, tools, era, transport }: UpstreamStatus): string {
+  if (state === 'ready')
+    return `ready: ${tools ?? 0} tools (${transport}, ${era ?? '?'})${problem === undefined ? '' : `, but ${problem}`}`
+  if (state === 'starting') return `starting${problem === undefined ? '' : ` again: ${problem}`}`
+  return `${state}: ${problem ?? 'no reason known'}`
+}
+
+/** The line that adds this gateway to Claude Code. */
+export function addCommand(url: string, secret: string): string {
+  return `claude mcp add --transport http switchboard ${url}/mcp --header "Authorization: Bearer ${secret}"`
+}

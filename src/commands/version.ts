@@ -1,0 +1,2 @@
+/** `switchboard --version`. */
+export { version } from '../version.js'

@@ -1,0 +1,270 @@
+/**
+ * The composition root: builds everything once, wires it, starts and ends it. The only file that knows everyone.
+ * Configuration becomes running parts in `apply`, on the first boot as on every later change.
+ */
+import { createHash, randomBytes } from 'node:crypto'
+import { createServer, type Server } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { getRequestListener } from '@hono/node-server'
+import { buildCatalog, type Catalog, type CatalogFinding } from './catalog/snapshot.js'
+import { createDiskCache } from './catalog/disk-cache.js'
+import { createViews } from './catalog/view.js'
+import type { Config } from './config/schema.js'
+import { createApp } from './downstream/app.js'
+import { createLegacy } from './downstream/legacy.js'
+import { createListeners } from './downstream/listeners.js'
+import { createModern } from './downstream/modern.js'
+import { createSessions } from './downstream/sessions.js'
+import { createSse } from './downstream/sse.js'
+import { createStreamableHttp } from './downstream/streamable-http.js'
+import { SwitchboardError } from './errors.js'
+import { createAudit } from './observe/audit.js'
+import type { Log } from './observe/log.js'
+import { createKeyRing, newSecret, type KeyRing } from './policy/keys.js'
+import { createLimits } from './policy/limits.js'
+import { createRelay, type Snapshot } from './relay.js'
+import type { State } from './state.js'
+import { Upstream, type UpstreamStatus } from './upstream/upstream.js'
+import { version } from './version.js'
+import { createSealer } from './wire/sealing.js'
+
+export interface GatewayOptions {
+  readonly config: Config
+  readonly state: State
+  readonly log: Log
+}
+
+export interface Gateway {
+  /** Where it listens: `http://host:port`. */
+  readonly url: string
+  readonly status: () => readonly UpstreamStatus[]
+  readonly catalog: () => Catalog
+  readonly keys: () => KeyRing
+  /** The clear-text secret of a key configured as `generated`. */
+  readonly generatedSecret: (id: string) => string | undefined
+  /** Ends it: no new work, running calls until the drain deadline, then every link and process. */
+  close(): Promise<void>
+}
+
+const drainMs = 8000
+/** The longest a client may keep a list; changes are told besides. */
+const maxListTtlMs = 60_000
+/** Servers are told at most this often that their lists are being read. */
+const useEveryMs = 1000
+
+/** Listens first, so that a taken port costs no upstream a start. @throws SwitchboardError when the port cannot be had. */
+export async function startGateway({ config, state, log }: GatewayOptions): Promise<Gateway> {
+  const identity = { name: 'switchboard', version }
+  const serverInfo = { name: 'switchboard', title: config.listen.title, version }
+  const generated = createGeneratedSecrets(state)
+  const keyRing = createKeyRing({ keys: config.keys, generated })
+  const cache = createDiskCache(state)
+  const upstreams = new Map<string, Upstream>()
+  let ready = true
+  let running = 0
+  let snapshot: Snapshot = emptySnapshot(upstreams)
+  let told = new Set<string>()
+
+  const rebuild = () => {
+    const sources = [...upstreams.values()].map(({ id, config, tools, verdict }) => {
+      const { aliases, namespace } = config
+      return {
+        id,
+        aliases,
+        namespace,
+        tools,
+        overModernHttp: verdict?.era === 'modern' && verdict.transport === 'http'
+      }
+    })
+    const catalog = buildCatalog(sources, snapshot.catalog)
+    told = tellFindings(catalog.findings, told, log)
+    snapshot = { catalog, views: createViews(catalog), upstreams }
+    listeners.changed()
+  }
+
+  let usedAt = -Infinity
+  const onList = () => {
+    const now = performance.now()
+    if (now - usedAt > useEveryMs) {
+      usedAt = now
+      for (const upstream of upstreams.values()) upstream.listUsed()
+    }
+    let ttlMs = maxListTtlMs
+    for (const { freshMs } of upstreams.values()) if (freshMs < ttlMs) ttlMs = freshMs
+    return Math.round(ttlMs)
+  }
+
+  const relay = createRelay({
+    snapshot: () => snapshot,
+    onList,
+    limits: createLimits(),
+    audit: createAudit(log),
+    serverInfo
+  })
+  const counted: typeof relay = {
+    ...relay,
+    async callTool(exchange, params) {
+      running++
+      try {
+        return await relay.callTool(exchange, params)
+      } finally {
+        running--
+      }
+    }
+  }
+  const listeners = createListeners((key, scope) => relay.toolsSignature(key, scope))
+  const legacy = createLegacy({ relay: counted, serverInfo })
+  const modern = createModern({ relay: counted, listeners, serverInfo })
+  const sse = createSse({ legacy, listeners })
+  const sessions = createSessions({ sealer: createSealer({ secrets: sealSecrets(config, state) }) })
+  const app = createApp({
+    guard: config.listen,
+    keys: () => keyRing,
+    catalog: () => snapshot.catalog,
+    streamableHttp: createStreamableHttp({ legacy, modern, sessions, listeners, relay }),
+    sse,
+    log,
+    ready: () => ready
+  })
+  const listener = getRequestListener(app.fetch, { overrideGlobalObjects: false, autoCleanupIncoming: false })
+  const server = createServer(serverOptions, (req, res) => void listener(req, res))
+  server.maxHeadersCount = 0
+  const url = await listen(server, config)
+
+  for (const serverConfig of config.servers) {
+    const cached = cache.get(serverConfig)
+    const upstream: Upstream = new Upstream({
+      config: serverConfig,
+      identity,
+      log,
+      ...(cached && { cachedTools: cached.tools }),
+      ...(cached?.verdict && { verdict: cached.verdict }),
+      onTools: changed => {
+        if (changed) rebuild()
+        const { tools = [], verdict } = upstream
+        cache.put(serverConfig, {
+          tools,
+          confirmed: Date.now(),
+          ...(verdict && { verdict: { at: Date.now(), ...verdict } })
+        })
+      }
+    })
+    upstreams.set(upstream.id, upstream)
+  }
+  rebuild()
+  for (const upstream of upstreams.values()) upstream.start()
+
+  async function close(): Promise<void> {
+    ready = false
+    const closed = new Promise<void>(resolve => server.close(() => resolve()))
+    server.closeIdleConnections()
+    const deadline = Date.now() + drainMs
+    while (running > 0 && Date.now() < deadline) await new Promise(resolve => setTimeout(resolve, 20))
+    sessions.close()
+    sse.close()
+    modern.close()
+    await Promise.all([...upstreams.values()].map(upstream => upstream.close()))
+    server.closeAllConnections()
+    await closed
+    cache.flush()
+    state.close()
+  }
+
+  return {
+    url,
+    status: () => [...upstreams.values()].map(upstream => upstream.status),
+    catalog: () => snapshot.catalog,
+    keys: () => keyRing,
+    generatedSecret: id =>
+      config.keys.some(key => key.id === id && key.secrets.some(({ kind }) => kind === 'generated'))
+        ? generated(id)
+        : undefined,
+    close
+  }
+}
+
+/** Limits of the HTTP parser; none of them concerns a response, so streams may live for days. */
+const serverOptions = {
+  maxHeaderSize: 16 * 1024,
+  headersTimeout: 10_000,
+  requestTimeout: 30_000,
+  connectionsCheckingInterval: 1000,
+  // Longer than the idle time of common proxies, so that it is they who close.
+  keepAliveTimeout: 75_000
+}
+
+function emptySnapshot(upstreams: ReadonlyMap<string, Upstream>): Snapshot {
+  const catalog = buildCatalog([])
+  return { catalog, views: createViews(catalog), upstreams }
+}
+
+function listen(server: Server, { listen: { host, port } }: Config): Promise<string> {
+  return new Promise((resolve, reject) => {
+    server.once('error', (error: NodeJS.ErrnoException) => {
+      const where = `${host}:${port}`
+      const why =
+        error.code === 'EADDRINUSE'
+          ? `The address ${where} is already in use. Stop the program that has it, or choose another port: "listen: { port: … }" in servers.yaml, or --port.`
+          : error.code === 'EADDRNOTAVAIL'
+            ? `This machine has no address ${host}. Correct "listen.host" in servers.yaml.`
+            : `Cannot listen on ${where} (${error.code ?? error.message}).`
+      reject(new SwitchboardError('internal', why, { cause: error }))
+    })
+    server.listen(port, host, () => {
+      const { port: actual } = server.address() as AddressInfo
+      const name =
+        host === '0.0.0.0' || host === '::'
+          ? '127.0.0.1'
+          : host.includes(':')
+            ? `[${host.replace(/[[\]]/g, '')}]`
+            : host
+      resolve(`http://${name}:${actual}`)
+    })
+  })
+}
+
+/** Tells each finding once, until it has gone and comes back. */
+function tellFindings(findings: readonly CatalogFinding[], told: ReadonlySet<string>, log: Log): Set<string> {
+  const now = new Set<string>()
+  for (const { server, tool, message } of findings) {
+    const id = JSON.stringify([server, tool, message])
+    if (!told.has(id)) log.warn({ event: 'catalog.finding', server, ...(tool !== undefined && { tool }), message })
+    now.add(id)
+  }
+  return now
+}
+
+/** Secrets that seal session ids: the configured one, or one made at the first start and kept. */
+function sealSecrets({ sessionSecret }: Config, state: State): Buffer[] {
+  if (sessionSecret !== undefined) return [createHash('sha256').update(sessionSecret).digest()]
+  const kept = state
+    .read('seal.key')
+    ?.toString()
+    .split('\n')
+    .filter(line => /^[0-9a-f]{64}$/.test(line))
+  if (kept && kept.length > 0) return kept.map(line => Buffer.from(line, 'hex'))
+  const secret = randomBytes(32)
+  state.write('seal.key', secret.toString('hex') + '\n')
+  return [secret]
+}
+
+/** Secrets of keys configured as `generated`: made when first asked for, kept in the state directory. */
+export function createGeneratedSecrets(state: State): (id: string) => string {
+  return id => {
+    const kept = readGeneratedSecrets(state)
+    const secret = kept[id]
+    if (secret !== undefined) return secret
+    const made = newSecret()
+    state.write('keys.json', JSON.stringify({ ...kept, [id]: made }, null, 2) + '\n')
+    return made
+  }
+}
+
+export function readGeneratedSecrets(state: State): Record<string, string> {
+  try {
+    const value: unknown = JSON.parse(state.read('keys.json')?.toString() ?? '{}')
+    return typeof value === 'object' && value !== null ? (value as Record<string, string>) : {}
+  } catch {
+    return {}
+  }
+}
