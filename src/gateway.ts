@@ -9,6 +9,7 @@ import { getRequestListener } from '@hono/node-server'
 import { buildCatalog, type Catalog, type CatalogFinding } from './catalog/snapshot.js'
 import { createDiskCache } from './catalog/disk-cache.js'
 import { createViews } from './catalog/view.js'
+import { isLoopback } from './config/checks.js'
 import type { Config } from './config/schema.js'
 import { createApp } from './downstream/app.js'
 import { createLegacy } from './downstream/legacy.js'
@@ -118,7 +119,7 @@ export async function startGateway({ config, state, log }: GatewayOptions): Prom
   const sse = createSse({ legacy, listeners })
   const sessions = createSessions({ sealer: createSealer({ secrets: sealSecrets(config, state) }) })
   const app = createApp({
-    guard: config.listen,
+    guard: { ...config.listen, loopback: isLoopback(config.listen.host) },
     keys: () => keyRing,
     catalog: () => snapshot.catalog,
     streamableHttp: createStreamableHttp({ legacy, modern, sessions, listeners, relay }),

@@ -1,9 +1,11 @@
 /** `switchboard check`: validates servers.yaml, connects to each server once, and shows what came of it in one table. */
+import { resolve } from 'node:path'
+import { loadConfig } from '../config/load.js'
 import { createLog } from '../observe/log.js'
 import { Upstream, type UpstreamStatus } from '../upstream/upstream.js'
 import { version } from '../version.js'
 import type { CommandContext, ExitCode } from './command.js'
-import { readConfiguration } from './configuration.js'
+import { describeFinding } from './configuration.js'
 
 interface Row {
   readonly server: string
@@ -16,15 +18,12 @@ interface Row {
 }
 
 export async function check(context: CommandContext, { json }: { json: boolean }): Promise<ExitCode> {
-  const loaded = await readConfiguration(json ? { ...context, err() {} } : context)
-  if (!loaded) {
-    if (json) {
-      const { findings } = await findingsOnly(context)
-      context.out(JSON.stringify({ ok: false, findings, servers: [] }, null, 2))
-    }
+  const { config, findings } = await loadConfig({ file: resolve(context.config), env: context.env })
+  if (!json) for (const finding of findings) context.err(describeFinding(context.config, finding))
+  if (!config) {
+    if (json) context.out(JSON.stringify({ ok: false, findings, servers: [] }, null, 2))
     return 2
   }
-  const { config, findings } = loaded
   const log = createLog('silent')
   const identity = { name: 'switchboard', version }
   const upstreams = config.servers.map(server => new Upstream({ config: server, identity, log, onTools() {} }))
@@ -41,11 +40,6 @@ export async function check(context: CommandContext, { json }: { json: boolean }
   else context.out(table(rows))
   if (config.broken.length > 0) return 2
   return ok ? 0 : 1
-}
-
-async function findingsOnly(context: CommandContext) {
-  const { loadConfig } = await import('../config/load.js')
-  return loadConfig({ file: context.config, env: context.env })
 }
 
 function rowOf({ id, state, era, transport, tools, connectMs, problem }: UpstreamStatus): Row {

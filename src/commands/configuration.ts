@@ -6,9 +6,14 @@ import type { CommandContext } from './command.js'
 
 /** The configuration, or undefined after every error has been told on stderr. */
 export async function readConfiguration(
-  context: CommandContext
+  context: CommandContext,
+  listen?: { readonly host?: string; readonly port?: number }
 ): Promise<{ config: Config; findings: readonly Finding[] } | undefined> {
-  const { config, findings } = await loadConfig({ file: resolve(context.config), env: context.env })
+  const { config, findings } = await loadConfig({
+    file: resolve(context.config),
+    env: context.env,
+    ...(listen && { listen })
+  })
   for (const finding of findings) context.err(describeFinding(context.config, finding))
   return config && { config, findings }
 }

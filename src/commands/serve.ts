@@ -19,13 +19,12 @@ export interface ServeOptions {
 const settleMs = 800
 
 export async function serve(context: CommandContext, { host, port, logLevel }: ServeOptions): Promise<ExitCode> {
-  const loaded = await readConfiguration(context)
+  const loaded = await readConfiguration(context, {
+    ...(host !== undefined && { host }),
+    ...(port !== undefined && { port })
+  })
   if (!loaded) return 2
-  const { listen } = loaded.config
-  const config: Config = {
-    ...loaded.config,
-    listen: { ...listen, host: host ?? listen.host, port: port ?? listen.port }
-  }
+  const { config } = loaded
   const log = createLog(logLevel)
   let gateway: Gateway
   try {

@@ -64,12 +64,14 @@ export interface ConfigText {
   readonly readFile: (path: string) => string
   /** Epoch milliseconds for `expires`; the clock's by default. */
   readonly now?: number
+  /** What stands on the command line instead of `listen.host` and `listen.port`; it is checked like the file. */
+  readonly listen?: { readonly host?: string; readonly port?: number }
 }
 
 const maxBytes = 1_048_576
 
 /** Reads and checks a config file. Never throws for what is in the file, nor for a file that cannot be read. */
-export async function loadConfig({ file, env }: Pick<ConfigText, 'file' | 'env'>): Promise<Loaded> {
+export async function loadConfig({ file, env, listen }: Pick<ConfigText, 'file' | 'env' | 'listen'>): Promise<Loaded> {
   let bytes: Buffer
   try {
     bytes = await readFile(file)
@@ -78,11 +80,17 @@ export async function loadConfig({ file, env }: Pick<ConfigText, 'file' | 'env'>
     return refuse(`${resolve(file)} cannot be read (${code}). Create it, or name another file.`)
   }
   if (!isUtf8(bytes)) return refuse(`${resolve(file)} is not UTF-8 text. Save it as UTF-8.`)
-  return parseConfig({ text: bytes.toString(), file, env, readFile: path => readFileSync(path, 'utf8') })
+  return parseConfig({
+    text: bytes.toString(),
+    file,
+    env,
+    readFile: path => readFileSync(path, 'utf8'),
+    ...(listen && { listen })
+  })
 }
 
 /** Checks the text of a config file and, unless something is wrong with the whole of it, makes the configuration. */
-export function parseConfig({ text, file, env, readFile, now = Date.now() }: ConfigText): Loaded {
+export function parseConfig({ text, file, env, readFile, listen, now = Date.now() }: ConfigText): Loaded {
   const dir = dirname(resolve(file))
   if (Buffer.byteLength(text) > maxBytes) {
     return refuse(`${basename(file)} is larger than 1 MiB. Split it over several gateways.`)
@@ -111,7 +119,7 @@ export function parseConfig({ text, file, env, readFile, now = Date.now() }: Con
     report(path, message, { at })
   }
 
-  const tree = mapTexts(yaml.tree, (written, path) => {
+  const tree = mapTexts(withListen(yaml.tree, listen), (written, path) => {
     const readHere = mayNameFile(path) ? (name: string) => readFile(resolve(dir, name)) : undefined
     const resolved = resolveScalar(written, { env, readFile: readHere })
     if (resolved.kind === 'taken') taken.add(JSON.stringify(path))
@@ -135,6 +143,13 @@ export function parseConfig({ text, file, env, readFile, now = Date.now() }: Con
   const broken = brokenOf(errors)
   const whole = configSchema.parse(without(draft.tree, broken))
   return deepFreeze({ config: build(whole, { file: resolve(file), dir, secrets, broken }), findings })
+}
+
+/** The command line's address in place of the file's. */
+function withListen(tree: unknown, listen: ConfigText['listen']): unknown {
+  if (!listen || !isRecord(tree)) return tree
+  const { listen: written = {} } = tree
+  return isRecord(written) ? { ...tree, listen: { ...written, ...listen } } : tree
 }
 
 const smallest = `The smallest one that works:

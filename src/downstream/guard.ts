@@ -7,8 +7,8 @@ import { localhostAllowedHostnames, validateHostHeader } from '@modelcontextprot
 import { SwitchboardError } from '../errors.js'
 
 export interface GuardOptions {
-  /** The address we are bound to. */
-  readonly host: string
+  /** Whether only this machine can reach the address we listen at. */
+  readonly loopback: boolean
   readonly allowedHosts: readonly string[]
   readonly allowedOrigins: readonly string[]
 }
@@ -23,9 +23,9 @@ const singletons = new Set([
 ]) // prettier-ignore
 const knownHosts = 1000
 
-export function createGuard({ host, allowedHosts, allowedOrigins }: GuardOptions): Guard {
+export function createGuard({ loopback, allowedHosts, allowedOrigins }: GuardOptions): Guard {
   // Loopback names always pass where hosts are checked at all: health checks on the machine itself use them.
-  const restricted = isLoopback(host) || allowedHosts.length > 0
+  const restricted = loopback || allowedHosts.length > 0
   const hostnames = restricted ? [...localhostAllowedHostnames(), ...allowedHosts.map(withoutPort)] : undefined
   const origins = new Set(allowedOrigins.map(origin => origin.toLowerCase().replace(/\/$/, '')))
   const verdicts = new Map<string, boolean>()
@@ -70,10 +70,6 @@ export function createGuard({ host, allowedHosts, allowedOrigins }: GuardOptions
 }
 
 const withoutPort = (host: string) => host.toLowerCase().replace(/:\d+$/, '')
-
-export function isLoopback(host: string): boolean {
-  return host === 'localhost' || host === '::1' || host === '[::1]' || /^127(?:\.\d{1,3}){3}$/.test(host)
-}
 
 function repeated(rawHeaders: readonly string[]): string | undefined {
   let seen: Set<string> | undefined
