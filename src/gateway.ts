@@ -16,10 +16,12 @@ import { createLegacy } from './downstream/legacy.js'
 import { createListeners } from './downstream/listeners.js'
 import { createModern } from './downstream/modern.js'
 import { createSessions } from './downstream/sessions.js'
+import { createRest } from './downstream/rest.js'
 import { createSse } from './downstream/sse.js'
 import { createStreamableHttp } from './downstream/streamable-http.js'
 import { SwitchboardError } from './errors.js'
 import { createAudit } from './observe/audit.js'
+import { createMetrics } from './observe/metrics.js'
 import type { Log } from './observe/log.js'
 import { createKeyRing, newSecret, type KeyRing } from './policy/keys.js'
 import { createLimits } from './policy/limits.js'
@@ -95,11 +97,29 @@ export async function startGateway({ config, state, log }: GatewayOptions): Prom
     return Math.round(ttlMs)
   }
 
+  const metrics = createMetrics({
+    upstreams: function* () {
+      for (const { status } of upstreams.values()) {
+        const { id, state, restarts, running, waiting, tools = 0 } = status
+        yield { id, ready: state === 'ready', restarts, running, waiting, tools }
+      }
+    },
+    sessions: () => sessions.size,
+    streams: () => listeners.size,
+    keyExpiry: function* () {
+      for (const { id, expires } of keyRing.keys) if (expires !== undefined) yield [id, (expires - Date.now()) / 1000]
+    }
+  })
+  const writeAudit = createAudit(log)
+  const audit: typeof writeAudit = record => {
+    writeAudit(record)
+    metrics.call(record)
+  }
   const relay = createRelay({
     snapshot: () => snapshot,
     onList,
     limits: createLimits(),
-    audit: createAudit(log),
+    audit,
     serverInfo
   })
   const counted: typeof relay = {
@@ -124,6 +144,9 @@ export async function startGateway({ config, state, log }: GatewayOptions): Prom
     catalog: () => snapshot.catalog,
     streamableHttp: createStreamableHttp({ legacy, modern, sessions, listeners, relay }),
     sse,
+    rest: createRest({ relay: counted, serverInfo }),
+    metrics: ({ id, policy }) =>
+      metrics.scrape(policy.seesAll ? undefined : { keyId: id, seesServer: server => policy.seesServer(server) }),
     log,
     ready: () => ready
   })
@@ -168,6 +191,7 @@ export async function startGateway({ config, state, log }: GatewayOptions): Prom
     server.closeAllConnections()
     await closed
     cache.flush()
+    metrics.close()
     state.close()
   }
 

@@ -18,6 +18,7 @@ import { adjustError, adjustResult, metaKey, understandsResult, type Era } from 
 import { isObject, type Answer, type Json, type ProgressToken, type RpcNotification } from './wire/json-rpc.js'
 import type { ClientFacts, Leg } from './wire/leg.js'
 import { checkParamHeaders, paramHeaders } from './wire/mirrored-headers.js'
+import { createProgress, type Progress } from './wire/progress.js'
 
 /** One downstream request until its final answer, as the lane sees it. */
 export interface Exchange {
@@ -28,7 +29,7 @@ export interface Exchange {
   readonly cancellation: Cancellation
   /** Trace context to pass on. */
   readonly headers?: Readonly<Record<string, string>>
-  /** `Mcp-Param-*` headers as received with a modern request, names in lower case. */
+  /** `Mcp-Param-*` headers as received with a modern request, names in lower case; absent where none are due. */
   readonly paramHeaders?: Readonly<Record<string, string>>
   /** Tells the client something before the answer; dropped if the client takes no stream. */
   notify(notification: RpcNotification): void
@@ -41,6 +42,8 @@ export interface RelayUpstream {
   readonly info: { readonly capabilities: Json } | undefined
   /** The first attempt to connect, as long as it runs and nothing is known of the server's tools. */
   readonly firstList: Promise<void> | undefined
+  /** Seconds of silence after which a request to it is given up. */
+  readonly config: { readonly timeout: number }
   /** Fetches the tool list again; never rejects. */
   refreshTools(): Promise<void>
   request(method: string, params: Json | undefined, leg: Leg): Promise<Answer>
@@ -66,6 +69,11 @@ export interface RelayOptions {
 export interface Relay {
   /** Changes exactly when what this key sees of the tools changes. */
   toolsSignature(key: Key, scope: Scope): string
+  /**
+   * The exported name of the one tool this key sees that has `name` as its exported or its own name; undefined when
+   * there is none, or more than one.
+   */
+  publicNameOf(exchange: Exchange, name: string): string | undefined
   /** `tools/list`: the page of what this key sees. */
   listTools(exchange: Exchange, params: Json | undefined): Promise<Answer>
   /** `tools/call`. Failures of the way there are results with `isError`, which a model can act on. */
@@ -162,21 +170,35 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo }: Rel
   }
 
   async function request(exchange: Exchange, upstream: RelayUpstream, entry: ToolEntry, params: Json): Promise<Answer> {
+    const progress = progressOf(exchange, upstream, entry, params)
     const send = (entry: ToolEntry) =>
-      upstream.request('tools/call', wireParams(params, entry), legOf(exchange, params, entry, upstream.era))
-    const answer = await send(entry)
-    if (answer.error?.code !== errorTable.header_mismatch.rpc) return answer
-    // Its schema has changed since we read it. The request was refused before it ran, so it may be sent again.
-    await upstream.refreshTools()
-    return send(find(snapshot().catalog, exchange.scope, params.name as string) ?? entry)
+      upstream.request('tools/call', wireParams(params, entry), legOf(exchange, params, entry, upstream.era, progress))
+    try {
+      const answer = await send(entry)
+      if (answer.error?.code !== errorTable.header_mismatch.rpc) return answer
+      // Its schema has changed since we read it. The request was refused before it ran, so it may be sent again.
+      await upstream.refreshTools()
+      return await send(find(snapshot().catalog, exchange.scope, params.name as string) ?? entry)
+    } finally {
+      progress?.stop()
+    }
   }
 
   return {
     toolsSignature: (key, scope) => snapshot().views.view(key.policy, scope).signature,
+    publicNameOf({ key, scope }, name) {
+      const { tools } = snapshot().views.view(key.policy, scope)
+      const exported = tools.find(entry => nameIn(scope, entry) === name)
+      if (exported) return name
+      const [only, ...others] = tools.filter(({ wireName }) => wireName === name)
+      return only && others.length === 0 ? nameIn(scope, only) : undefined
+    },
     listTools,
     callTool
   }
 }
+
+const nameIn = ({ plain }: Scope, { plainName, publicName }: ToolEntry) => (plain ? plainName : publicName)
 
 const listHead = Buffer.from('{"tools":[')
 const listTail = Buffer.from(']')
@@ -199,8 +221,8 @@ function mirrorFault(
   { paramAnnotations }: ToolEntry,
   params: Json
 ): string | undefined {
-  if (era === 'legacy' || paramAnnotations.size === 0) return undefined
-  return checkParamHeaders(paramHeaders ?? {}, paramAnnotations, params.arguments)
+  if (era === 'legacy' || !paramHeaders || paramAnnotations.size === 0) return undefined
+  return checkParamHeaders(paramHeaders, paramAnnotations, params.arguments)
 }
 
 /** The upstream's answer in the caller's era. @throws SwitchboardError for what this client must not be shown. */
@@ -248,19 +270,42 @@ function wireParams(params: Json, { wireName, renamedArguments }: ToolEntry): Js
   return { ...params, name: wireName, arguments: Object.fromEntries(renamed) }
 }
 
-function legOf(exchange: Exchange, params: Json, entry: ToolEntry, upstream: Era | undefined): Leg {
-  const { cancellation, client, headers } = exchange
+function progressOf(
+  exchange: Exchange,
+  { config }: RelayUpstream,
+  entry: ToolEntry,
+  params: Json
+): Progress | undefined {
   const token = isObject(params._meta) ? (params._meta.progressToken as ProgressToken | undefined) : undefined
+  if (token === undefined) return undefined
+  return createProgress({
+    token,
+    send: notification => exchange.notify(notification),
+    describe: silentMs => {
+      const left = Math.max(Math.round(config.timeout - silentMs / 1000), 0)
+      return `waiting for "${entry.wireName}" of server "${entry.server}": silent for ${Math.round(silentMs / 1000)} s, given up after another ${left} s of silence`
+    }
+  })
+}
+
+function legOf(
+  exchange: Exchange,
+  params: Json,
+  entry: ToolEntry,
+  upstream: Era | undefined,
+  progress: Progress | undefined
+): Leg {
+  const { cancellation, client, headers } = exchange
   return {
     cancellation,
     client,
-    wantsProgress: token !== undefined,
+    wantsProgress: progress !== undefined,
     tool: entry.wireName,
     repeatable: entry.repeatable,
     ...((headers ?? upstream === 'modern') && {
       headers: { ...headers, ...(upstream === 'modern' && mirrored(exchange, params, entry)) }
     }),
-    ...(token !== undefined && { onNotification: progressTo(exchange, token) })
+    ...(progress && { onNotification: progress.heard })
   }
 }
 
@@ -272,19 +317,6 @@ function mirrored(
 ): Record<string, string> {
   const unknown = Object.entries(given ?? {}).filter(([name]) => !paramAnnotations.has(name.slice('mcp-param-'.length)))
   return { ...Object.fromEntries(unknown), ...paramHeaders(paramAnnotations, params.arguments) }
-}
-
-/** Passes progress on under the caller's own token. Its value must rise (2025-11-25, Progress); a server's may not. */
-function progressTo(exchange: Exchange, progressToken: ProgressToken): (notification: RpcNotification) => void {
-  let last = -Infinity
-  return notification => {
-    if (notification.method !== 'notifications/progress') return
-    const given = Number(notification.params?.progress)
-    const progress = given > last ? given : last + 1e-6
-    if (!Number.isFinite(progress)) return
-    last = progress
-    exchange.notify({ ...notification, params: { ...notification.params, progressToken, progress } })
-  }
 }
 
 /** A 2025-era client was shown an object schema around an output that is none: what it gets is wrapped alike. */

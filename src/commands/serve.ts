@@ -3,7 +3,6 @@ import type { Config } from '../config/schema.js'
 import { reasonOf, SwitchboardError } from '../errors.js'
 import { startGateway, type Gateway } from '../gateway.js'
 import { createLog, type LogLevel } from '../observe/log.js'
-import type { Key } from '../policy/keys.js'
 import { openState } from '../state.js'
 import type { UpstreamStatus } from '../upstream/upstream.js'
 import type { CommandContext, ExitCode } from './command.js'
@@ -83,7 +82,7 @@ export function startBlock(gateway: Gateway, config: Config): string {
   if (statuses.length === 0 && config.broken.length === 0)
     lines.push('  none: add some under "servers:" in servers.yaml')
 
-  const keys = [...gateway.keys().keys].sort((a, b) => Number(seesAll(b)) - Number(seesAll(a)))
+  const keys = [...gateway.keys().keys].sort((a, b) => Number(b.policy.seesAll) - Number(a.policy.seesAll))
   lines.push('', 'Keys')
   for (const key of keys) {
     lines.push(`  ${key.id} sees ${key.policy.describe().join('; ') || 'nothing'}`)
@@ -92,8 +91,6 @@ export function startBlock(gateway: Gateway, config: Config): string {
   for (const { kind, id, reason } of config.broken) if (kind === 'key') lines.push(`  ${id} does not work: ${reason}`)
   return lines.join('\n') + '\n'
 }
-
-const seesAll = ({ policy }: Key) => policy.describe()[0] === 'everything'
 
 function describeStatus({ state, problem, tools, era, transport }: UpstreamStatus): string {
   if (state === 'ready')

@@ -11,8 +11,10 @@ import type { Scope } from '../catalog/view.js'
 import { SwitchboardError } from '../errors.js'
 import type { Log } from '../observe/log.js'
 import type { Key, KeyRing } from '../policy/keys.js'
+import { applyCors } from './cors.js'
 import { createGuard, type GuardOptions } from './guard.js'
 import { commonHeaders, refusalBody, replyRefusal } from './reply.js'
+import type { RestDoor } from './rest.js'
 import type { SseDoor } from './sse.js'
 import type { StreamableHttp } from './streamable-http.js'
 
@@ -28,6 +30,9 @@ export interface AppOptions {
   readonly catalog: () => Catalog
   readonly streamableHttp: StreamableHttp
   readonly sse: SseDoor
+  readonly rest: RestDoor
+  /** The text of `/metrics`, as far as this key may read it. */
+  readonly metrics: (key: Key) => Promise<{ readonly type: string; readonly text: string }>
   readonly log: Log
   /** Whether new work is taken; false while shutting down. */
   readonly ready: () => boolean
@@ -46,6 +51,8 @@ export function createApp({
   catalog,
   streamableHttp,
   sse,
+  rest,
+  metrics,
   log,
   ready
 }: AppOptions): Hono<Env> {
@@ -54,7 +61,7 @@ export function createApp({
 
   app.use(async (c, next) => {
     const refused = guard(c.env.incoming)
-    if (!refused) return next()
+    if (!refused) return applyCors(c.env.incoming, c.env.outgoing) ? RESPONSE_ALREADY_SENT : next()
     log.info({ event: 'refused', reason: refused.code, remote: c.env.incoming.socket.remoteAddress })
     return refusal(refused)
   })
@@ -133,6 +140,20 @@ export function createApp({
       { allow: 'GET', ...unreadBody(c.env.incoming) }
     )
   )
+
+  app.get(
+    '/tools',
+    mcp((caller, req, res) => rest.listTools(caller, req, res))
+  )
+  app.post('/tools/:name', c => mcp((caller, req, res) => rest.callTool(caller, c.req.param('name'), req, res))(c))
+  app.get(
+    '/openapi.json',
+    mcp((caller, req, res) => rest.openApi(caller, req, res))
+  )
+  app.get('/metrics', async c => {
+    const { type, text } = await metrics(c.var.key)
+    return new Response(text, { headers: { ...commonHeaders, 'content-type': type } })
+  })
 
   app.notFound(c => refusal(new SwitchboardError('not_found'), unreadBody(c.env.incoming)))
   app.onError(error => {

@@ -17,6 +17,8 @@ export interface Listeners {
   add(listener: Listener): () => void
   /** The catalog has been swapped. */
   changed(): void
+  /** How many listen. */
+  readonly size: number
 }
 
 /** @param signature of what a key sees in a scope, by the catalog of this moment. */
@@ -26,6 +28,9 @@ export function createListeners(signature: (key: Key, scope: Scope) => string): 
     add(listener) {
       told.set(listener, signature(listener.key, listener.scope))
       return () => told.delete(listener)
+    },
+    get size() {
+      return told.size
     },
     changed() {
       for (const [listener, before] of told) {

@@ -38,8 +38,8 @@ export interface Sessions {
   /** The session of that id if this key opened it and it has neither expired nor been ended. */
   find(id: string, keyId: string): Session | undefined
   end(session: Session): void
-  /** Sessions with something alive or recently used in memory. */
-  live(): Iterable<Session>
+  /** How many have something alive or recently used in memory. */
+  readonly size: number
   close(): void
 }
 
@@ -132,7 +132,9 @@ export function createSessions({ sealer, now = Date.now }: SessionsOptions): Ses
       session.stream?.end()
     },
 
-    live: () => live.values(),
+    get size() {
+      return live.size
+    },
     close() {
       clearInterval(sweep)
       for (const { stream } of live.values()) stream?.end()

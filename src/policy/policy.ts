@@ -13,6 +13,8 @@ export interface Policy {
   readonly id: string
   /** Whether this item may be listed and used; `wireName` is the upstream's own name, or the URI of a resource. */
   sees(server: string, kind: Kind, wireName: string): boolean
+  /** Whether everything of every server is granted. */
+  readonly seesAll: boolean
   /** Whether anything at all is granted on this server. */
   seesServer(server: string): boolean
   /** One short line a server, for people. */
@@ -39,6 +41,7 @@ export function compilePolicy(allow: Allow): Policy {
 
   return Object.freeze<Policy>({
     id: createHash('sha256').update(canonical(allow)).digest('hex').slice(0, 32),
+    seesAll: allow === '*',
     sees(server, kind, wireName) {
       if (allow === '*') return true
       if (wireName.length > maxRemembered) return decide(server, kind, wireName)

@@ -46,6 +46,9 @@ export interface UpstreamStatus {
   /** How long the last successful connection took, list included, in milliseconds. */
   readonly connectMs?: number
   readonly restarts: number
+  /** Requests it is working on, and those waiting for a place. */
+  readonly running: number
+  readonly waiting: number
   readonly pid?: number
 }
 
@@ -150,6 +153,8 @@ export class Upstream {
       since: this.#since,
       transport: this.#verdict?.transport ?? this.config.transport,
       restarts: this.#restarts,
+      running: this.#queue.pending,
+      waiting: this.#queue.size + this.#waiters.size,
       ...(era && { era }),
       ...(this.tools && { tools: this.tools.length }),
       ...(this.#problem !== undefined && { problem: this.#problem }),

@@ -1,0 +1,150 @@
+/**
+ * Numbers for Prometheus. Labels are servers from the configuration, outcomes and codes from our own tables, key ids from
+ * the configuration: never a tool, a client or anything a caller could make up, so that the number of series is bounded.
+ */
+import { monitorEventLoopDelay } from 'node:perf_hooks'
+import { Counter, Gauge, Histogram, Registry } from 'prom-client'
+import type { CallRecord } from './audit.js'
+
+/** What is read at the moment of a scrape. */
+export interface MetricSources {
+  readonly upstreams: () => Iterable<{
+    readonly id: string
+    readonly ready: boolean
+    readonly restarts: number
+    readonly running: number
+    readonly waiting: number
+    readonly tools: number
+  }>
+  /** Sessions with something alive or recently used in memory. */
+  readonly sessions: () => number
+  /** Open streams of all kinds. */
+  readonly streams: () => number
+  /** Seconds until each key that expires does; negative once it has. */
+  readonly keyExpiry: () => Iterable<readonly [id: string, seconds: number]>
+}
+
+/** A reader that may not see everything: nothing names a server or key it does not know. */
+export interface MetricReader {
+  readonly keyId: string
+  readonly seesServer: (server: string) => boolean
+}
+
+export interface Metrics {
+  /** Counts one call: exactly one for every line of the audit trail. */
+  call(record: CallRecord): void
+  /**
+   * The text of `/metrics` and its content type.
+   * @param reader what may be shown; undefined: everything.
+   */
+  scrape(reader?: MetricReader): Promise<{ readonly type: string; readonly text: string }>
+  close(): void
+}
+
+const seconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300]
+
+export function createMetrics(sources: MetricSources): Metrics {
+  const registry = new Registry()
+  const registers = [registry]
+  const calls = new Counter({
+    name: 'switchboard_calls_total',
+    help: 'Tool calls by server ("" when no tool had the name), outcome and JSON-RPC code.',
+    labelNames: ['server', 'outcome', 'code'] as const,
+    registers
+  })
+  const durations = new Histogram({
+    name: 'switchboard_call_seconds',
+    help: 'Time from a tool call to its answer.',
+    labelNames: ['server'] as const,
+    buckets: seconds,
+    registers
+  })
+  gauge('switchboard_upstream_ready', 'Whether a server is connected (1) or not (0).', ({ ready }) => Number(ready))
+  gauge('switchboard_upstream_restarts_total', 'Links to a server that were lost.', ({ restarts }) => restarts)
+  gauge('switchboard_upstream_running', 'Requests a server is working on.', ({ running }) => running)
+  gauge('switchboard_upstream_waiting', 'Requests waiting for a place at a server.', ({ waiting }) => waiting)
+  gauge('switchboard_upstream_tools', 'Tools a server lists.', ({ tools }) => tools)
+  single('switchboard_sessions', 'Sessions held in memory.', sources.sessions)
+  single('switchboard_streams', 'Open streams to clients.', sources.streams)
+  single('process_resident_memory_bytes', 'Resident memory of the gateway.', () => process.memoryUsage.rss())
+  const delay = monitorEventLoopDelay({ resolution: 20 })
+  delay.enable()
+  single(
+    'switchboard_event_loop_delay_seconds',
+    'The 99th percentile of event loop delay since the last scrape.',
+    () => {
+      const p99 = delay.percentile(99) / 1e9
+      delay.reset()
+      return p99
+    }
+  )
+  const expiry = new Gauge({
+    name: 'switchboard_key_expires_seconds',
+    help: 'Seconds until a key expires.',
+    labelNames: ['key'] as const,
+    registers,
+    collect() {
+      this.reset()
+      for (const [id, left] of sources.keyExpiry()) expiry.set({ key: id }, left)
+    }
+  })
+
+  function gauge(
+    name: string,
+    help: string,
+    read: (upstream: ReturnType<MetricSources['upstreams']> extends Iterable<infer U> ? U : never) => number
+  ): void {
+    const metric: Gauge<'server'> = new Gauge({
+      name,
+      help,
+      labelNames: ['server'] as const,
+      registers,
+      collect() {
+        metric.reset()
+        for (const upstream of sources.upstreams()) metric.set({ server: upstream.id }, read(upstream))
+      }
+    })
+  }
+
+  function single(name: string, help: string, read: () => number): void {
+    const metric: Gauge = new Gauge({ name, help, registers, collect: () => metric.set(read()) })
+  }
+
+  // Looking a child up by its labels costs more than counting: each is looked up once.
+  const counters = new Map<string, Counter.Internal>()
+  const histograms = new Map<string, Histogram.Internal<'server'>>()
+
+  return {
+    call({ server = '', outcome, code, ms }) {
+      const shown = knownCode(code)
+      const labels = `${server} ${outcome} ${shown}`
+      let counter = counters.get(labels)
+      if (!counter) counters.set(labels, (counter = calls.labels(server, outcome, shown)))
+      counter.inc()
+      let histogram = histograms.get(server)
+      if (!histogram) histograms.set(server, (histogram = durations.labels(server)))
+      histogram.observe(ms / 1000)
+    },
+    async scrape(reader) {
+      const text = await registry.metrics()
+      return { type: registry.contentType, text: reader ? visibleTo(reader, text) : text }
+    },
+    close: () => delay.disable()
+  }
+}
+
+/** An upstream may answer with any number as its error code: only those of JSON-RPC, MCP and ours become a label. */
+function knownCode(code: number | undefined): string {
+  if (code === undefined) return ''
+  const known = (code >= -32768 && code <= -32000) || (code >= -31599 && code <= -31400)
+  return known ? String(code) : 'other'
+}
+
+function visibleTo({ keyId, seesServer }: MetricReader, text: string): string {
+  const kept = text.split('\n').filter(line => {
+    const server = /[{,]server="([^"]*)"/.exec(line)?.[1]
+    const key = /[{,]key="([^"]*)"/.exec(line)?.[1]
+    return (server === undefined || server === '' || seesServer(server)) && (key === undefined || key === keyId)
+  })
+  return kept.join('\n')
+}
