@@ -3,7 +3,7 @@
  * Configuration becomes running parts in `apply`, on the first boot as on every later change.
  */
 import { createHash, randomBytes } from 'node:crypto'
-import { createServer, type Server } from 'node:http'
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { getRequestListener } from '@hono/node-server'
 import { buildCatalog, type Catalog, type CatalogFinding } from './catalog/snapshot.js'
@@ -11,7 +11,7 @@ import { createDiskCache } from './catalog/disk-cache.js'
 import { createViews } from './catalog/view.js'
 import { isLoopback } from './config/checks.js'
 import type { Config } from './config/schema.js'
-import { createApp } from './downstream/app.js'
+import { createApp, refusal } from './downstream/app.js'
 import { createLegacy } from './downstream/legacy.js'
 import { createListeners } from './downstream/listeners.js'
 import { createModern } from './downstream/modern.js'
@@ -19,7 +19,7 @@ import { createSessions } from './downstream/sessions.js'
 import { createRest } from './downstream/rest.js'
 import { createSse } from './downstream/sse.js'
 import { createStreamableHttp } from './downstream/streamable-http.js'
-import { SwitchboardError } from './errors.js'
+import { reasonOf, SwitchboardError } from './errors.js'
 import { createAudit } from './observe/audit.js'
 import { createMetrics } from './observe/metrics.js'
 import type { Log } from './observe/log.js'
@@ -150,8 +150,21 @@ export async function startGateway({ config, state, log }: GatewayOptions): Prom
     log,
     ready: () => ready
   })
-  const listener = getRequestListener(app.fetch, { overrideGlobalObjects: false, autoCleanupIncoming: false })
+  const listener = getRequestListener(app.fetch, {
+    overrideGlobalObjects: false,
+    autoCleanupIncoming: false,
+    // A Host or target that is none cannot even become a request.
+    errorHandler: error => {
+      log.info({ event: 'refused', reason: reasonOf(error) })
+      return refusal(new SwitchboardError('forbidden_host'), { connection: 'close' })
+    }
+  })
   const server = createServer(serverOptions, (req, res) => void listener(req, res))
+  // A client that asks before it sends its body is told to go on only with a key that works.
+  server.on('checkContinue', (req: IncomingMessage, res: ServerResponse) => {
+    if (keyRing.authenticate(req.headers).key) res.writeContinue()
+    void listener(req, res)
+  })
   server.maxHeadersCount = 0
   const url = await listen(server, config)
 

@@ -89,7 +89,7 @@ function createView(tools: readonly ToolEntry[], plain: boolean, budget: { left:
       return (signature ??= signatureOf(tools, plain))
     },
     page(era, cursor) {
-      const key = `${era} ${cursor ?? ''}`
+      const key = cursor === undefined ? era : `${era} ${cursor}`
       const kept = pages.get(key)
       if (kept) return kept
       const start = cursor === undefined ? 0 : startAfter(tools, cursor)

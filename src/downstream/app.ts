@@ -13,7 +13,7 @@ import type { Log } from '../observe/log.js'
 import type { Key, KeyRing } from '../policy/keys.js'
 import { applyCors } from './cors.js'
 import { createGuard, type GuardOptions } from './guard.js'
-import { commonHeaders, refusalBody, replyRefusal } from './reply.js'
+import { commonHeaders, refusalBody, replyRefusal, unreadBody } from './reply.js'
 import type { RestDoor } from './rest.js'
 import type { SseDoor } from './sse.js'
 import type { StreamableHttp } from './streamable-http.js'
@@ -63,22 +63,18 @@ export function createApp({
     const refused = guard(c.env.incoming)
     if (!refused) return applyCors(c.env.incoming, c.env.outgoing) ? RESPONSE_ALREADY_SENT : next()
     log.info({ event: 'refused', reason: refused.code, remote: c.env.incoming.socket.remoteAddress })
-    return refusal(refused)
+    return refusal(refused, unreadBody(c.env.incoming))
   })
 
   app.get('/healthz', () => json(200, { status: 'ok' }))
   app.get('/health', () => json(200, { status: 'ok' }))
   app.get('/readyz', () => (ready() ? json(200, { status: 'ready' }) : json(503, { status: 'draining' })))
-  for (const path of [
-    '/.well-known/*',
-    '/:prefix/.well-known/*',
-    '/:prefix/:more/.well-known/*',
-    '/register',
-    '/authorize',
-    '/token'
-  ]) {
-    app.all(path, () => json(404, { error: 'not_found', error_description: 'This server uses API keys, not OAuth.' }))
-  }
+  // Clients probe for OAuth under any prefix; anything but a JSON 404 sends them into a login that leads nowhere.
+  app.use(async (c, next) => {
+    if (!oauthProbe.test(c.req.path)) return next()
+    const body = { error: 'not_found', error_description: 'This server uses API keys, not OAuth.' }
+    return json(404, body, unreadBody(c.env.incoming))
+  })
 
   app.use(async (c, next) => {
     const { key, refused, keyId } = keys().authenticate(c.env.incoming.headers)
@@ -103,6 +99,9 @@ export function createApp({
 
   const mcp = (door: Door) => async (c: Context<Env>) => {
     const { incoming, outgoing } = c.env
+    // Hono lets GET doors answer HEAD too, but these open streams.
+    if (incoming.method === 'HEAD')
+      return refusal(new SwitchboardError('method_not_allowed'), { allow: 'GET, POST, DELETE' })
     const scope = scopeOf(catalog(), c.var.key, c.req.param('server'), c.req.query('servers'), incoming)
     if (!scope) replyRefusal(outgoing, new SwitchboardError('no_such_server'), undefined, unreadBody(incoming))
     else await door({ key: c.var.key, scope }, incoming, outgoing)
@@ -190,14 +189,16 @@ function scopeOf(
   return servers.length > 0 ? { key: servers.join(','), servers, plain: false } : undefined
 }
 
-function json(status: number, body: object): Response {
+const oauthProbe = /\/\.well-known(?:\/|$)|^\/(?:register|authorize|token)\/?$/
+
+function json(status: number, body: object, headers?: Readonly<Record<string, string>>): Response {
   return new Response(JSON.stringify(body), {
     status,
-    headers: { ...commonHeaders, 'content-type': 'application/json' }
+    headers: { ...commonHeaders, 'content-type': 'application/json', ...headers }
   })
 }
 
-function refusal(error: SwitchboardError, headers?: Record<string, string>): Response {
+export function refusal(error: SwitchboardError, headers?: Readonly<Record<string, string>>): Response {
   const { retryAfterMs } = error.facts
   return new Response(refusalBody(error), {
     status: error.http,
@@ -208,10 +209,4 @@ function refusal(error: SwitchboardError, headers?: Record<string, string>): Res
       ...headers
     }
   })
-}
-
-/** A body that will not be read makes the connection unusable for what follows. */
-function unreadBody({ headers }: IncomingMessage): Record<string, string> {
-  const { 'content-length': length, 'transfer-encoding': chunked } = headers
-  return (length !== undefined && Number(length) > 64 * 1024) || chunked !== undefined ? { connection: 'close' } : {}
 }

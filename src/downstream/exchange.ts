@@ -15,7 +15,7 @@ import type { Era } from '../wire/era.js'
 import { answerBytes, type Answer, type RpcId, type RpcNotification } from '../wire/json-rpc.js'
 import type { ClientFacts } from '../wire/leg.js'
 import { EventStream } from './event-stream.js'
-import { replyAnswer } from './reply.js'
+import { replyAnswer, type ReplyHeaders } from './reply.js'
 
 export interface ExchangeOptions {
   readonly id: RpcId
@@ -25,6 +25,8 @@ export interface ExchangeOptions {
   readonly scope: Scope
   readonly req: IncomingMessage
   readonly res: ServerResponse
+  /** Headers for the answer, whichever form it takes. */
+  readonly replyHeaders?: ReplyHeaders
 }
 
 /** After this long without an answer the response becomes a stream, so that it can be kept alive. */
@@ -41,12 +43,13 @@ export class HttpExchange implements Exchange {
   readonly headers?: Readonly<Record<string, string>>
   readonly #req: IncomingMessage
   readonly #res: ServerResponse
+  readonly #replyHeaders: ReplyHeaders | undefined
   readonly #takesStream: boolean
   readonly #commitTimer: NodeJS.Timeout | undefined
   #stream: EventStream | undefined
   #done = false
 
-  constructor({ id, key, era, client, scope, req, res }: ExchangeOptions) {
+  constructor({ id, key, era, client, scope, req, res, replyHeaders }: ExchangeOptions) {
     this.id = id
     this.key = key
     this.era = era
@@ -54,9 +57,10 @@ export class HttpExchange implements Exchange {
     this.scope = scope
     this.#req = req
     this.#res = res
+    this.#replyHeaders = replyHeaders
     const trace = traceOf(req)
     if (trace) this.headers = trace
-    const accept = req.headers.accept
+    const accept = req.headers.accept?.toLowerCase()
     this.#takesStream = accept !== undefined && accept.includes('text/event-stream')
     res.once('close', () => this.#closed())
     if (this.#takesStream) {
@@ -85,7 +89,7 @@ export class HttpExchange implements Exchange {
     this.#done = true
     clearTimeout(this.#commitTimer)
     if (this.#stream) this.#stream.end(answerBytes(this.id, answer))
-    else replyAnswer(this.#res, this.id, answer, status)
+    else replyAnswer(this.#res, this.id, answer, status, this.#replyHeaders)
   }
 
   /**
@@ -104,7 +108,7 @@ export class HttpExchange implements Exchange {
   #commit(): void {
     if (this.#stream || this.#done || this.#res.destroyed) return
     clearTimeout(this.#commitTimer)
-    this.#stream = new EventStream(this.#res)
+    this.#stream = new EventStream(this.#res, { ...(this.#replyHeaders && { headers: this.#replyHeaders }) })
   }
 
   /** A closed response cancels a modern request; a legacy one goes on without a reader (2025-11-25, Cancellation). */

@@ -98,7 +98,9 @@ export function createModern({ relay, listeners, serverInfo }: ModernOptions): M
         return replyRefusal(res, new SwitchboardError('header_mismatch', `Bad request: ${mismatch}`), id)
       switch (method) {
         case 'server/discover':
-          return replyAnswer(res, id, { result: discoverResult() })
+          return new HttpExchange({ id, era: 'modern', client, ...caller, req, res }).finish({
+            result: discoverResult()
+          })
         case 'subscriptions/listen':
           return listen(caller, message, res)
         case 'tools/list':

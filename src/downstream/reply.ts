@@ -1,5 +1,5 @@
 /** Whole HTTP answers written to the Node response: one shape for results, acknowledgements and refusals alike. */
-import type { ServerResponse } from 'node:http'
+import type { IncomingMessage, ServerResponse } from 'node:http'
 import { errorTable, type ErrorCode, type SwitchboardError } from '../errors.js'
 import { answerBytes, type Answer, type RpcId } from '../wire/json-rpc.js'
 
@@ -60,4 +60,11 @@ export function refusalBody(error: SwitchboardError, id?: RpcId): string {
 export function errorAnswer(code: ErrorCode, message?: string, data?: Record<string, unknown>): Answer {
   const { rpc, say } = errorTable[code]
   return { error: { code: rpc, message: message ?? say, ...(data && { data }) } }
+}
+
+/** A body that was not read to its end makes the connection unusable for what follows: a large one is not waited for. */
+export function unreadBody({ headers, readableEnded }: IncomingMessage): ReplyHeaders {
+  if (readableEnded) return {}
+  const { 'content-length': length, 'transfer-encoding': chunked } = headers
+  return (length !== undefined && Number(length) > 64 * 1024) || chunked !== undefined ? { connection: 'close' } : {}
 }

@@ -12,7 +12,7 @@ import { isObject, type Answer, type Json, type RpcNotification } from '../wire/
 import type { Caller } from './app.js'
 import { readJson } from './body.js'
 import { EventStream } from './event-stream.js'
-import { replyJson, replyRefusal } from './reply.js'
+import { replyJson, replyRefusal, unreadBody } from './reply.js'
 
 export interface RestDoor {
   listTools(caller: Caller, req: IncomingMessage, res: ServerResponse): Promise<void>
@@ -90,7 +90,7 @@ export function createRest({ relay, serverInfo }: RestOptions): RestDoor {
       } catch (thrown) {
         const error = toSwitchboardError(thrown)
         if (error.code === 'cancelled') res.destroy()
-        else replyRefusal(res, error, undefined, error.code === 'too_large' ? { connection: 'close' } : undefined)
+        else replyRefusal(res, error, undefined, unreadBody(req))
       }
     }
   }

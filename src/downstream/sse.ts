@@ -23,7 +23,7 @@ import { readJson } from './body.js'
 import { EventStream } from './event-stream.js'
 import { applyCancelled, type InFlight, type Legacy } from './legacy.js'
 import { toolsListChanged, type Listeners } from './listeners.js'
-import { commonHeaders, replyRefusal } from './reply.js'
+import { commonHeaders, replyRefusal, unreadBody } from './reply.js'
 
 export interface SseDoor {
   handleGet(caller: Caller, req: IncomingMessage, res: ServerResponse): void
@@ -130,7 +130,7 @@ export function createSse({ legacy, listeners }: { readonly legacy: Legacy; read
     } catch (thrown) {
       const error = toSwitchboardError(thrown)
       if (error.code === 'cancelled') res.destroy()
-      else replyRefusal(res, error, id, error.code === 'too_large' ? { connection: 'close' } : undefined)
+      else replyRefusal(res, error, id, unreadBody(req))
     }
   }
 

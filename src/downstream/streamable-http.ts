@@ -15,7 +15,7 @@ import { HttpExchange } from './exchange.js'
 import { applyCancelled, type Legacy } from './legacy.js'
 import { toolsListChanged, type Listeners } from './listeners.js'
 import type { Modern } from './modern.js'
-import { replyAccepted, replyAnswer, replyJson, replyRefusal } from './reply.js'
+import { replyAccepted, replyJson, replyRefusal, unreadBody } from './reply.js'
 import type { Session, Sessions } from './sessions.js'
 
 export interface StreamableHttpOptions {
@@ -57,7 +57,7 @@ export function createStreamableHttp({
           throw new SwitchboardError('invalid_request', `Not a JSON-RPC 2.0 message: ${classified.reason}.`)
       }
     } catch (thrown) {
-      refuse(res, thrown, id)
+      refuse(req, res, thrown, id)
     }
   }
 
@@ -76,7 +76,8 @@ export function createStreamableHttp({
     if (method === 'initialize') {
       const { version, client, result } = legacy.initialize(message.params)
       const session = sessions.open(caller.key.id, version, client)
-      return replyAnswer(res, id, { result }, 200, { 'mcp-session-id': session.id })
+      const replyHeaders = { 'mcp-session-id': session.id }
+      return new HttpExchange({ id, era: 'legacy', client, ...caller, req, res, replyHeaders }).finish({ result })
     }
     const session = requireSession(caller.key, req)
     if (session.inFlight.has(id)) {
@@ -132,7 +133,7 @@ export function createStreamableHttp({
         : session.revived
       if (missed) tell()
     } catch (thrown) {
-      refuse(res, thrown)
+      refuse(req, res, thrown)
     }
   }
 
@@ -141,7 +142,7 @@ export function createStreamableHttp({
       sessions.end(sessionOfStream(key, req))
       replyJson(res, 200, '{}')
     } catch (thrown) {
-      refuse(res, thrown)
+      refuse(req, res, thrown)
     }
   }
 
@@ -177,12 +178,8 @@ function version(req: IncomingMessage): string | undefined {
   return typeof value === 'string' ? value.trim() : undefined
 }
 
-function refuse(res: ServerResponse, thrown: unknown, id?: RpcId): void {
+function refuse(req: IncomingMessage, res: ServerResponse, thrown: unknown, id?: RpcId): void {
   const error = toSwitchboardError(thrown)
   if (error.code === 'cancelled') return void res.destroy()
-  replyRefusal(res, error, id, {
-    ...(error.code === 'method_not_allowed' && { allow: 'POST' }),
-    // The rest of a body that was refused is not read: the connection cannot be used again.
-    ...(error.code === 'too_large' && { connection: 'close' })
-  })
+  replyRefusal(res, error, id, { ...(error.code === 'method_not_allowed' && { allow: 'POST' }), ...unreadBody(req) })
 }

@@ -46,7 +46,7 @@ export type EraVerdict =
   | { readonly era: 'legacy' }
   | { readonly era: 'modern'; readonly client: ClientFacts }
   | {
-      readonly refused: 'header_mismatch' | 'invalid_params' | 'unsupported_version'
+      readonly refused: 'header_mismatch' | 'invalid_envelope' | 'unsupported_version'
       readonly message: string
       readonly data?: Json
     }
@@ -73,12 +73,12 @@ export function classifyEra(
       }
     }
     return {
-      refused: 'invalid_params',
+      refused: 'invalid_envelope',
       message: `MCP-Protocol-Version is ${headerVersion}, but params._meta["${metaKey.version}"] is missing`
     }
   }
   if (typeof claim !== 'string') {
-    return { refused: 'invalid_params', message: `expected params._meta["${metaKey.version}"] to be a string` }
+    return { refused: 'invalid_envelope', message: `expected params._meta["${metaKey.version}"] to be a string` }
   }
   const {
     [metaKey.capabilities]: capabilities,
@@ -100,10 +100,10 @@ export function classifyEra(
     }
   }
   if (!isObject(capabilities)) {
-    return { refused: 'invalid_params', message: `expected params._meta["${metaKey.capabilities}"] to be an object` }
+    return { refused: 'invalid_envelope', message: `expected params._meta["${metaKey.capabilities}"] to be an object` }
   }
   if (clientInfo !== undefined && !isObject(clientInfo)) {
-    return { refused: 'invalid_params', message: `expected params._meta["${metaKey.clientInfo}"] to be an object` }
+    return { refused: 'invalid_envelope', message: `expected params._meta["${metaKey.clientInfo}"] to be an object` }
   }
   return {
     era: 'modern',
