@@ -6,6 +6,7 @@
  * It knows neither HTTP nor processes. Names and ids are rewritten, era members are bridged, all else passes by
  * reference. A denied tool and one that does not exist are the same answer.
  */
+import { bridged, failedResult, outcomeOf, type Between } from './answers.js'
 import type { Catalog } from './catalog/snapshot.js'
 import type { ToolEntry } from './catalog/tool-entry.js'
 import type { Scope, Views } from './catalog/view.js'
@@ -14,8 +15,8 @@ import type { Audit, Outcome } from './observe/audit.js'
 import type { Key } from './policy/keys.js'
 import type { Limits } from './policy/limits.js'
 import type { Cancellation } from './wire/cancellation.js'
-import { adjustError, adjustResult, metaKey, understandsResult, type Era } from './wire/era.js'
-import { isObject, type Answer, type Json, type ProgressToken, type RpcNotification } from './wire/json-rpc.js'
+import { metaKey, type Era } from './wire/era.js'
+import { isObject, type Answer, type Json, type RpcNotification } from './wire/json-rpc.js'
 import type { ClientFacts, Leg } from './wire/leg.js'
 import { checkParamHeaders, paramHeaders } from './wire/mirrored-headers.js'
 import { createProgress, type Progress } from './wire/progress.js'
@@ -139,7 +140,7 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo }: Rel
           dispatched: false,
           retryAfterMs: 1000
         })
-      const answer = bridged(await request(exchange, upstream, entry, params), exchange, upstream, entry)
+      const answer = bridged(await request(exchange, upstream, entry, params), entry, between(exchange, upstream))
       if (answer.error) record('rpc_error', answer.error.code)
       else record(answer.result?.isError === true ? 'is_error' : 'ok')
       return answer
@@ -225,28 +226,6 @@ function mirrorFault(
   return checkParamHeaders(paramHeaders, paramAnnotations, params.arguments)
 }
 
-/** The upstream's answer in the caller's era. @throws SwitchboardError for what this client must not be shown. */
-function bridged(answer: Answer, { client, era }: Exchange, upstream: RelayUpstream, entry: ToolEntry): Answer {
-  if (answer.error) {
-    const error = adjustError(answer.error, era)
-    if (error) return { error }
-    throw new SwitchboardError('upstream_garbage', `it refused the request as malformed: ${answer.error.message}`, {
-      dispatched: false
-    })
-  }
-  const result = answer.result as Json
-  const from = upstream.era ?? 'legacy'
-  if (from === 'modern' && !understandsResult(result, client.capabilities, upstream.info?.capabilities ?? {})) {
-    const type = JSON.stringify(result.resultType)
-    throw new SwitchboardError(
-      'upstream_garbage',
-      `it answered with a result of type ${type}, which this client does not understand`,
-      { dispatched: true }
-    )
-  }
-  return { result: adjustResult(withText(wrapped(result, entry, era)), from, era) }
-}
-
 /** Waits, for a while, for the first answer of servers this key may use and nobody has heard of yet. */
 async function firstLists({ upstreams }: Snapshot, { key, scope }: Exchange): Promise<void> {
   const unheard: Promise<void>[] = []
@@ -276,8 +255,8 @@ function progressOf(
   entry: ToolEntry,
   params: Json
 ): Progress | undefined {
-  const token = isObject(params._meta) ? (params._meta.progressToken as ProgressToken | undefined) : undefined
-  if (token === undefined) return undefined
+  const token = isObject(params._meta) ? params._meta.progressToken : undefined
+  if (typeof token !== 'string' && typeof token !== 'number') return undefined
   return createProgress({
     token,
     send: notification => exchange.notify(notification),
@@ -319,55 +298,10 @@ function mirrored(
   return { ...Object.fromEntries(unknown), ...paramHeaders(paramAnnotations, params.arguments) }
 }
 
-/** A 2025-era client was shown an object schema around an output that is none: what it gets is wrapped alike. */
-function wrapped(result: Json, { wrapsOutput }: ToolEntry, era: Era): Json {
-  if (era === 'modern' || !wrapsOutput || result.structuredContent === undefined) return result
-  return { ...result, structuredContent: { result: result.structuredContent } }
-}
-
-/** Some clients show a model nothing but `content`: an empty one gets what `structuredContent` says. */
-function withText(result: Json): Json {
-  const { content, structuredContent } = result
-  const empty = content === undefined || (Array.isArray(content) && content.length === 0)
-  if (!empty || structuredContent === undefined) return result
-  return { ...result, content: [{ type: 'text', text: JSON.stringify(structuredContent) }] }
-}
-
-function failedResult(error: SwitchboardError, { server, wireName }: ToolEntry, name: string, era: Era): Json {
-  const { dispatched = false, retryAfterMs } = error.facts
-  const sent = dispatched
-    ? 'The call had been sent, so it may or may not have run: check before you repeat it.'
-    : `The call was not sent${retryAfterMs === undefined ? '' : `; try again in ${Math.max(1, Math.ceil(retryAfterMs / 1000))} s`}.`
-  const called = name === wireName ? `"${wireName}"` : `"${wireName}" (called as "${name}")`
-  const text = `Server "${server}" could not answer tool ${called}: ${error.message.replace(/[.\s]+$/, '')}. ${sent}`
-  return {
-    ...(era === 'modern' && { resultType: 'complete' }),
-    content: [{ type: 'text', text }],
-    isError: true,
-    _meta: {
-      'switchboard/error': { code: error.rpc, server, dispatched, ...(retryAfterMs !== undefined && { retryAfterMs }) }
-    }
-  }
-}
-
-function outcomeOf({ code }: SwitchboardError): Outcome {
-  switch (code) {
-    case 'upstream_down':
-      return 'down'
-    case 'upstream_died':
-      return 'died'
-    case 'upstream_timeout':
-      return 'timeout'
-    case 'upstream_overloaded':
-    case 'overloaded':
-    case 'draining':
-      return 'shed'
-    case 'cancelled':
-      return 'cancelled'
-    default:
-      return 'failed'
-  }
-}
+const between = ({ era, client }: Exchange, upstream: RelayUpstream): Between => ({
+  to: { era, capabilities: client.capabilities },
+  from: { era: upstream.era ?? 'legacy', capabilities: upstream.info?.capabilities ?? {} }
+})
 
 function invalid(message: string): Answer {
   return { error: { code: errorTable.invalid_params.rpc, message } }

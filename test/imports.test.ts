@@ -27,7 +27,8 @@ const table: Record<string, { may: readonly string[]; types?: readonly string[] 
       'version'
     ]
   },
-  relay: { may: ['catalog', 'policy', 'errors', 'wire', 'observe'] },
+  relay: { may: ['answers', 'catalog', 'policy', 'errors', 'wire', 'observe'] },
+  answers: { may: ['catalog', 'errors', 'wire', 'observe'] },
   backchannel: { may: ['catalog', 'policy', 'errors', 'wire', 'observe'] },
   downstream: { may: ['relay', 'backchannel', 'policy', 'errors', 'wire', 'observe'], types: ['catalog'] },
   upstream: { may: ['errors', 'wire', 'observe'], types: ['config'] },

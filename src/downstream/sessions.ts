@@ -64,7 +64,8 @@ export function createSessions({ sealer, now = Date.now }: SessionsOptions): Ses
   }, 30_000)
   sweep.unref()
 
-  function keep(session: Session): Session {
+  function keep(facts: Pick<Session, 'id' | 'nonce' | 'keyId' | 'version' | 'client' | 'revived'>): Session {
+    const session: Session = { ...facts, inFlight: new Map(), stream: undefined, listed: undefined, lastUsed: now() }
     if (live.size >= maxIdle) {
       for (const [id, old] of live) {
         if (!isIdle(old)) continue
@@ -83,18 +84,7 @@ export function createSessions({ sealer, now = Date.now }: SessionsOptions): Ses
       const payload = { j: nonce, k: keyId, v: version, t: now(), c: capabilities, i: briefly(clientInfo) }
       const whole = JSON.stringify(payload).length < maxPayload
       const id = sealer.seal('sess', whole ? payload : { ...payload, c: {}, i: undefined })
-      return keep({
-        id,
-        nonce,
-        keyId,
-        version,
-        client,
-        inFlight: new Map(),
-        revived: false,
-        stream: undefined,
-        listed: undefined,
-        lastUsed: now()
-      })
+      return keep({ id, nonce, keyId, version, client, revived: false })
     },
 
     find(id, keyId) {
@@ -110,18 +100,7 @@ export function createSessions({ sealer, now = Date.now }: SessionsOptions): Ses
       if (typeof nonce !== 'string' || typeof version !== 'string' || typeof opened !== 'number') return undefined
       if (k !== keyId || ended.has(nonce) || now() - opened > validMs) return undefined
       const client = { capabilities: isObject(c) ? c : {}, ...(isObject(i) && { clientInfo: i }) }
-      return keep({
-        id,
-        nonce,
-        keyId,
-        version,
-        client,
-        inFlight: new Map(),
-        revived: true,
-        stream: undefined,
-        listed: undefined,
-        lastUsed: now()
-      })
+      return keep({ id, nonce, keyId, version, client, revived: true })
     },
 
     end(session) {

@@ -8,7 +8,7 @@ import { SwitchboardError } from '../errors.js'
 import { legParams, modernVersion } from '../wire/era.js'
 import { classifyMessage, isObject, type Answer, type Json, type RpcError, type RpcResponse } from '../wire/json-rpc.js'
 import type { Leg } from '../wire/leg.js'
-import { encodeHeaderValue } from '../wire/mirrored-headers.js'
+import { encodeHeaderValue, nameSources } from '../wire/mirrored-headers.js'
 import { answerToServer } from './channel-link.js'
 import { httpCall, type HttpCall, type HttpEnd } from './http-call.js'
 import type { LinkEvents, LinkInfo } from './link.js'
@@ -29,15 +29,6 @@ const maxMessage = 32 * 1024 * 1024
 const reopen = { firstMs: 1000, maxMs: 30_000 }
 /** After the answer, a well-behaved server ends the stream; another is cut off after this. */
 const lingerMs = 5000
-
-const nameSource: Record<string, 'name' | 'uri' | 'taskId'> = {
-  'tools/call': 'name',
-  'prompts/get': 'name',
-  'resources/read': 'uri',
-  'tasks/get': 'taskId',
-  'tasks/update': 'taskId',
-  'tasks/cancel': 'taskId'
-}
 
 /** The server no longer knows our session: the request provably did not run. */
 class SessionLost extends Error {}
@@ -299,7 +290,7 @@ export class HttpLink implements Negotiable {
     if (this.info.era === 'modern') {
       headers['mcp-protocol-version'] = modernVersion
       headers['mcp-method'] = method
-      const name = params?.[nameSource[method] ?? '']
+      const name = params?.[nameSources[method] ?? '']
       if (typeof name === 'string') headers['mcp-name'] = encodeHeaderValue(name)
     } else if (method !== 'initialize') {
       if (this.info.version) headers['mcp-protocol-version'] = this.info.version

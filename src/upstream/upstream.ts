@@ -5,7 +5,6 @@
  *
  * Invariant: `#link` is set as long as a connection stands; at most one attempt to make one runs at a time.
  */
-import PQueue from 'p-queue'
 import type { ServerConfig } from '../config/schema.js'
 import { reasonOf, SwitchboardError } from '../errors.js'
 import type { Log } from '../observe/log.js'
@@ -16,6 +15,7 @@ import type { Leg } from '../wire/leg.js'
 import { connect, type Connection, type Verdict } from './connect.js'
 import { Deadline } from './deadline.js'
 import type { GatewayIdentity, Link, LinkInfo } from './link.js'
+import { Places } from './places.js'
 import { backoffMs, earliestAttempt, healthyMs } from './supervisor.js'
 import { ToolList } from './tool-list.js'
 
@@ -55,7 +55,7 @@ export interface UpstreamStatus {
 export class Upstream {
   readonly config: ServerConfig
   readonly #options: UpstreamOptions
-  readonly #queue: PQueue
+  readonly #places: Places
   readonly #toolList: ToolList
   readonly #waiters = new Set<{ resolve: () => void; reject: (error: Error) => void }>()
   #state: UpstreamState = 'starting'
@@ -81,7 +81,7 @@ export class Upstream {
     this.config = options.config
     this.#options = options
     this.#verdict = options.verdict
-    this.#queue = new PQueue({ concurrency: options.config.concurrency })
+    this.#places = new Places({ server: options.config.id, ...options.config })
     this.#toolList = new ToolList({
       identity: options.identity,
       timeoutMs: options.config.listTimeout * 1000,
@@ -153,8 +153,8 @@ export class Upstream {
       since: this.#since,
       transport: this.#verdict?.transport ?? this.config.transport,
       restarts: this.#restarts,
-      running: this.#queue.pending,
-      waiting: this.#queue.size + this.#waiters.size,
+      running: this.#places.running,
+      waiting: this.#places.waiting + this.#waiters.size,
       ...(era && { era }),
       ...(this.tools && { tools: this.tools.length }),
       ...(this.#problem !== undefined && { problem: this.#problem }),
@@ -202,7 +202,7 @@ export class Upstream {
     }
     try {
       if (!this.#link) await this.#linked(cancellation)
-      return await this.#admit(cancellation, async () => {
+      return await this.#places.take(cancellation, async () => {
         try {
           dispatched = true
           return await this.#send(method, params, own)
@@ -250,37 +250,6 @@ export class Upstream {
     if (!(error instanceof SwitchboardError) || leg.cancellation.reason || this.#state === 'stopped') return false
     if (error.code === 'upstream_down') return error.facts.dispatched === false
     return error.code === 'upstream_died' && this.config.retry === 'annotated' && leg.repeatable === true
-  }
-
-  /** Runs `task` when one of the server's places is free; waiting is bounded in number and time. */
-  #admit(cancellation: Cancellation, task: () => Promise<Answer>): Promise<Answer> {
-    const queue = this.#queue
-    if (queue.pending < queue.concurrency && queue.size === 0) return queue.add(task)
-    const { queue: places, queueTimeout, concurrency } = this.config
-    const overloaded = (why: string) =>
-      new SwitchboardError('upstream_overloaded', why, { server: this.id, dispatched: false, retryAfterMs: 1000 })
-    if (queue.size >= places) {
-      return Promise.reject(overloaded(`${concurrency} calls are running and ${places} are waiting already`))
-    }
-    return new Promise((resolve, reject) => {
-      let begun = false
-      const timer = setTimeout(
-        () =>
-          !begun && cancellation.cancel(overloaded(`all its ${concurrency} places were taken for ${queueTimeout} s`)),
-        queueTimeout * 1000
-      )
-      const release = cancellation.onCancel(reason => {
-        clearTimeout(timer)
-        if (!begun) reject(reason)
-      })
-      const turn = () => {
-        if (cancellation.reason) return Promise.reject(cancellation.reason)
-        begun = true
-        clearTimeout(timer)
-        return task()
-      }
-      void queue.add(turn).then(resolve, reject).finally(release)
-    })
   }
 
   /** Waits until there is a link, pulling the next attempt forward. @throws the reason when that attempt fails. */

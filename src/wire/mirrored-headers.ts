@@ -51,7 +51,7 @@ function hasSentinel(value: string): boolean {
 }
 
 /** The member of params that `Mcp-Name` repeats, for the methods that need it. */
-const nameSources: Readonly<Record<string, string>> = {
+export const nameSources: Readonly<Record<string, string>> = {
   'tools/call': 'name',
   'prompts/get': 'name',
   'resources/read': 'uri',

@@ -1,0 +1,68 @@
+/**
+ * How many requests one upstream works on at a time, and how many may wait for it, for how long. Whoever gives up waiting
+ * makes room at once.
+ */
+import PQueue from 'p-queue'
+import { SwitchboardError } from '../errors.js'
+import type { Cancellation } from '../wire/cancellation.js'
+
+export interface PlacesOptions {
+  readonly server: string
+  readonly concurrency: number
+  /** How many may wait. */
+  readonly queue: number
+  /** How long they may, in seconds. */
+  readonly queueTimeout: number
+}
+
+export class Places {
+  readonly #options: PlacesOptions
+  readonly #queue: PQueue
+
+  constructor(options: PlacesOptions) {
+    this.#options = options
+    this.#queue = new PQueue({ concurrency: options.concurrency })
+  }
+
+  get running(): number {
+    return this.#queue.pending
+  }
+
+  get waiting(): number {
+    return this.#queue.size
+  }
+
+  /**
+   * Runs `task` when a place is free.
+   * @throws SwitchboardError `upstream_overloaded` when too many wait already, or when waiting took too long; the reason
+   * of the cancellation when that came first.
+   */
+  async take<T>(cancellation: Cancellation, task: () => Promise<T>): Promise<T> {
+    const { queue: most, queueTimeout, concurrency } = this.#options
+    if (this.#queue.pending < concurrency && this.#queue.size === 0) return this.#queue.add(task)
+    if (this.#queue.size >= most)
+      throw this.#overloaded(`${concurrency} calls are running and ${most} are waiting already`)
+
+    const waiting = new AbortController()
+    const release = cancellation.onCancel(reason => waiting.abort(reason))
+    const timer = setTimeout(
+      () => waiting.abort(this.#overloaded(`all its ${concurrency} places were taken for ${queueTimeout} s`)),
+      queueTimeout * 1000
+    )
+    const turn = () => {
+      clearTimeout(timer)
+      return task()
+    }
+    try {
+      return await this.#queue.add(turn, { signal: waiting.signal })
+    } finally {
+      clearTimeout(timer)
+      release()
+    }
+  }
+
+  #overloaded(why: string): SwitchboardError {
+    const { server } = this.#options
+    return new SwitchboardError('upstream_overloaded', why, { server, dispatched: false, retryAfterMs: 1000 })
+  }
+}
