@@ -54,9 +54,16 @@ interface Launch {
   readonly args: readonly string[]
   readonly env?: Record<string, string>
   readonly url?: string
+  readonly era?: 'legacy'
 }
 
-const direct = (...args: string[]): Launch => ({ command: process.execPath, args: [server, ...args] })
+// A server that ends only by force is not also asked, in a process of its own, whether it speaks the modern era.
+const stubborn = (args: string[]) => (args.includes('ignore-term') ? { era: 'legacy' as const } : {})
+const direct = (...args: string[]): Launch => ({
+  command: process.execPath,
+  args: [server, ...args],
+  ...stubborn(args)
+})
 const throughNpx = (): Launch => ({
   command: 'npx',
   args: ['--offline', 'tiny-server'],
@@ -64,7 +71,8 @@ const throughNpx = (): Launch => ({
 })
 const throughShell = (...args: string[]): Launch => ({
   command: 'sh',
-  args: ['-c', `"${process.execPath}" "${server}" ${args.join(' ')}; exit $?`]
+  args: ['-c', `"${process.execPath}" "${server}" ${args.join(' ')}; exit $?`],
+  ...stubborn(args)
 })
 
 /** A gateway with the one server `frail`, everything it started recognisable by a marker in its environment. */
@@ -229,7 +237,6 @@ describe('a call in flight is answered at once when its server is killed, and th
     process.kill(pid, 'SIGKILL')
     await waitFor(() => gateway.gateway.status()[0]?.pid !== pid, 'the gateway to notice')
     const list = await session.rpc('tools/list')
-    console.log(list.text)
     expect(list.json.result.tools.map(({ name }: { name: string }) => name)).toContain('frail__echo')
     const after = await session.rpc('tools/call', { name: 'frail__echo', arguments: { message: 'after' } })
     expect(after.json.result.content[0].text).toBe('after')

@@ -179,6 +179,7 @@ async function dialHttp(options: ConnectOptions): Promise<Connection> {
       url: config.url as string,
       headers: config.headers,
       connectTimeoutMs: ms,
+      supervised: config.command !== undefined,
       renegotiate: link => initialize(link, identity, ms)
     },
     hooks,

@@ -20,6 +20,8 @@ export interface HttpLinkOptions {
   /** Configured headers of this server: its credentials. They never leave its origin. */
   readonly headers: Readonly<Record<string, string>>
   readonly connectTimeoutMs: number
+  /** We run the process behind it: its end is reported through `lost`, a little after the connection breaks. */
+  readonly supervised: boolean
   /** Opens the conversation again on the same link after the server lost the session. */
   readonly renegotiate: (link: Negotiable) => Promise<void>
 }
@@ -29,6 +31,8 @@ const maxMessage = 32 * 1024 * 1024
 const reopen = { firstMs: 1000, maxMs: 30_000 }
 /** After the answer, a well-behaved server ends the stream; another is cut off after this. */
 const lingerMs = 5000
+/** How long a broken connection waits for the news of its process. */
+const obituaryMs = 250
 
 /** The server no longer knows our session: the request provably did not run. */
 class SessionLost extends Error {}
@@ -186,8 +190,10 @@ export class HttpLink implements Negotiable {
         onEnd: end => {
           if (settled) return
           const outcome = this.#outcome(end, id, session, method)
-          if (outcome instanceof Error) fail(outcome)
-          else answered(outcome)
+          if (!(outcome instanceof Error)) answered(outcome)
+          // Its process is about to be reported dead, with the real reason; that then settles this request.
+          else if (end.kind === 'failed' && this.#options.supervised) setTimeout(fail, obituaryMs, outcome)
+          else fail(outcome)
         }
       })
       this.#inFlight.add(fail)

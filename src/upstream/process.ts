@@ -34,6 +34,8 @@ export interface Child {
 }
 
 const graceful = { stdinMs: 2000, termMs: 3000 }
+/** What a dead process leaves behind has nobody to serve: it gets less time, and the restart waits for it. */
+const orphanTermMs = 500
 /** How long stdout may still deliver what was in the pipe when the child exited. */
 const flushMs = 100
 const keptLines = 20
@@ -85,7 +87,7 @@ export function startChild(options: ChildOptions): Child {
       clearTimeout(flushed)
       report(how + lastWords())
       // A wrapper (npx, sh -c) may be dead while its server lives on, holding our pipes: the group goes as one.
-      if (!stopping) stopping = endGroup(child, exited)
+      stopping ??= endGroup(child, exited, orphanTermMs)
       child.stdout.destroy()
       child.stderr.destroy()
     }
@@ -116,18 +118,18 @@ export function startChild(options: ChildOptions): Child {
         if (child.pid === undefined) return
         child.stdin.end()
         if (speaks) await within(exited, graceful.stdinMs)
-        await endGroup(child, exited)
+        await endGroup(child, exited, graceful.termMs)
       })()
       return stopping
     }
   }
 }
 
-async function endGroup(child: ChildProcess, exited: Promise<void>): Promise<void> {
+async function endGroup(child: ChildProcess, exited: Promise<void>, termMs: number): Promise<void> {
   if (child.pid === undefined) return
   if (!signalGroup(child, 'SIGTERM')) return
-  const deadline = Date.now() + graceful.termMs
-  await within(exited, graceful.termMs)
+  const deadline = Date.now() + termMs
+  await within(exited, termMs)
   while (Date.now() < deadline && signalGroup(child, 0)) await sleep(25)
   signalGroup(child, 'SIGKILL')
   await within(exited, 1000)

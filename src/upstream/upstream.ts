@@ -68,6 +68,8 @@ export class Upstream {
   #firstAttempt: Promise<void> | undefined
   #attempt: Promise<void> | undefined
   #attemptEnd = new Cancellation()
+  /** What is left of lost connections; a new process is not started beside its predecessor. */
+  #ending: Promise<unknown> = Promise.resolve()
   #timer: NodeJS.Timeout | undefined
   #lastAttempt = -Infinity
   #linkedAt = 0
@@ -229,7 +231,7 @@ export class Upstream {
     this.#attemptEnd.cancel(this.#downError())
     const connection = this.#connection
     this.#connection = this.#link = undefined
-    await connection?.close()
+    await Promise.all([connection?.close(), this.#ending])
     await this.#attempt
   }
 
@@ -306,6 +308,7 @@ export class Upstream {
     const started = (this.#lastAttempt = Date.now())
     this.#become('starting', this.#problem)
     try {
+      await this.#ending
       const { config } = this
       const { identity, log } = this.#options
       const connection = await connect({
@@ -346,7 +349,8 @@ export class Upstream {
 
   #lost(reason: string): void {
     if (!this.#link) return
-    this.#connection?.close().catch(() => {})
+    const lost = this.#connection?.close().catch(() => {})
+    this.#ending = Promise.all([this.#ending, lost])
     this.#connection = this.#link = undefined
     this.#toolList.leave()
     this.#restarts++
