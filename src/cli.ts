@@ -56,7 +56,7 @@ async function run(argv: readonly string[]): Promise<ExitCode> {
   const [command = 'serve', ...words] = positionals
   switch (command) {
     case 'serve': {
-      const port = values.port === undefined ? undefined : Number(values.port)
+      const port = values.port === undefined ? undefined : /^\d+$/.test(values.port) ? Number(values.port) : NaN
       const logLevel = levels.find(level => level === values.log)
       if (words.length > 0) return misused(`"serve" takes no further words, but got "${words.join(' ')}"`)
       if (port !== undefined && !(Number.isInteger(port) && port >= 0 && port <= 65535))

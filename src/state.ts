@@ -5,7 +5,18 @@
  * Without a writable directory everything runs on, from memory; `problem` then says what a restart will lose.
  */
 import { randomBytes } from 'node:crypto'
-import { closeSync, mkdirSync, openSync, readFileSync, renameSync, unlinkSync, writeFileSync, fsyncSync } from 'node:fs'
+import {
+  closeSync,
+  linkSync,
+  mkdirSync,
+  statSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  unlinkSync,
+  writeFileSync,
+  fsyncSync
+} from 'node:fs'
 import { join } from 'node:path'
 import { reasonOf, SwitchboardError } from './errors.js'
 
@@ -89,26 +100,49 @@ export function openState({ path, readOnly = false, onProblem }: StateOptions): 
 
 /** The lock names its owner by pid and start time: a pid alone may since belong to another process. */
 function takeLock(file: string, path: string): void {
-  const own = JSON.stringify({ pid: process.pid, started: startTimeOf(process.pid) })
-  for (let attempt = 0; ; attempt++) {
-    try {
-      return writeFileSync(file, own, { flag: 'wx', mode: 0o600 })
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'EEXIST' || attempt > 1) throw error
+  const own = `${file}.${process.pid}`
+  writeFileSync(own, JSON.stringify({ pid: process.pid, started: startTimeOf(process.pid) }), { mode: 0o600 })
+  try {
+    for (;;) {
+      // A link appears with its whole content: nobody ever reads half a lock.
+      if (linked(own, file)) return
+      const stale = inodeOf(file)
+      const owner = readOwner(file)
+      if (owner && owner.pid !== process.pid && isAlive(owner.pid, owner.started)) {
+        throw new SwitchboardError(
+          'internal',
+          `Another Switchboard (pid ${owner.pid}) uses the state directory ${path}. Stop it, or give this one a directory of its own with --state.`
+        )
+      }
+      // Taken aside under one name for this one stale lock: of several that found it, one gets it.
+      if (stale === undefined) continue
+      const aside = `${file}.stale-${process.pid}`
+      try {
+        renameSync(file, aside)
+      } catch {
+        continue
+      }
+      // What was taken was not what was read: another was faster, and gets its lock back.
+      if (inodeOf(aside) !== stale) linked(aside, file)
+      unlinkSync(aside)
     }
-    const owner = readOwner(file)
-    if (owner && owner.pid !== process.pid && isAlive(owner.pid, owner.started)) {
-      throw new SwitchboardError(
-        'internal',
-        `Another Switchboard (pid ${owner.pid}) uses the state directory ${path}. Stop it, or give this one a directory of its own with --state.`
-      )
-    }
-    try {
-      unlinkSync(file)
-    } catch {
-      // Another process was faster; the next round finds out who owns it.
-    }
+  } finally {
+    unlinkSync(own)
   }
+}
+
+function linked(from: string, to: string): boolean {
+  try {
+    linkSync(from, to)
+    return true
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
+    return false
+  }
+}
+
+function inodeOf(file: string): bigint | undefined {
+  return statSync(file, { bigint: true, throwIfNoEntry: false })?.ino
 }
 
 function readOwner(file: string): { pid: number; started: string | undefined } | undefined {

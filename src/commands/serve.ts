@@ -25,6 +25,7 @@ export async function serve(context: CommandContext, { host, port, logLevel }: S
   if (!loaded) return 2
   const { config } = loaded
   const log = createLog(logLevel)
+  const signalled = untilSignal()
   let gateway: Gateway
   try {
     const state = openState({
@@ -42,17 +43,20 @@ export async function serve(context: CommandContext, { host, port, logLevel }: S
     return 1
   }
 
-  await Promise.race([allSettled(gateway), new Promise(resolve => setTimeout(resolve, settleMs))])
+  await Promise.race([settled(gateway, settleMs), signalled])
   context.out(startBlock(gateway, config))
-  await untilSignal()
+  await signalled
   await gateway.close()
   log.flush()
   return 0
 }
 
-async function allSettled(gateway: Gateway): Promise<void> {
-  while (gateway.status().some(({ state }) => state === 'starting'))
+/** Resolves when no server is starting any more, or after `ms`. */
+async function settled(gateway: Gateway, ms: number): Promise<void> {
+  const deadline = Date.now() + ms
+  while (Date.now() < deadline && gateway.status().some(({ state }) => state === 'starting')) {
     await new Promise(resolve => setTimeout(resolve, 20))
+  }
 }
 
 /** Resolves at the first signal; a second one ends the process at once. */

@@ -192,7 +192,8 @@ export class HttpLink implements Negotiable {
           const outcome = this.#outcome(end, id, session, method)
           if (!(outcome instanceof Error)) answered(outcome)
           // Its process is about to be reported dead, with the real reason; that then settles this request.
-          else if (end.kind === 'failed' && end.dispatched && this.#options.supervised) setTimeout(fail, obituaryMs, outcome)
+          else if (end.kind === 'failed' && end.dispatched && this.#options.supervised)
+            setTimeout(fail, obituaryMs, outcome)
           else fail(outcome)
         }
       })
