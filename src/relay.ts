@@ -117,6 +117,7 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo }: Rel
       audit({
         key: exchange.key.id,
         ...clientName(exchange.client),
+        era: exchange.era,
         ...((entry ?? denied) && { server: (entry ?? denied)?.server }),
         tool: (entry ?? denied)?.wireName ?? name,
         outcome,

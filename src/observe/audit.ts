@@ -14,6 +14,8 @@ export interface CallRecord {
   readonly key: string
   /** `clientInfo.name/version` as the client gave it. */
   readonly client?: string
+  /** What the caller speaks. */
+  readonly era: 'legacy' | 'modern'
   readonly server?: string
   /** The wire name, or the name as sent when no tool has it. */
   readonly tool: string
