@@ -27,6 +27,7 @@ import { createKeyRing, newSecret, type KeyRing } from './policy/keys.js'
 import { createLimits } from './policy/limits.js'
 import { createRelay, type Snapshot } from './relay.js'
 import type { State } from './state.js'
+import type { Verdict } from './upstream/connect.js'
 import { Upstream, type UpstreamStatus } from './upstream/upstream.js'
 import { version } from './version.js'
 import { createSealer } from './wire/sealing.js'
@@ -76,7 +77,7 @@ export async function startGateway({ config, state, log }: GatewayOptions): Prom
         aliases,
         namespace,
         tools,
-        overModernHttp: verdict?.era === 'modern' && verdict.transport === 'http'
+        overModernHttp: isModernHttp(verdict)
       }
     })
     const catalog = buildCatalog(sources, snapshot.catalog)
@@ -177,13 +178,13 @@ export async function startGateway({ config, state, log }: GatewayOptions): Prom
       ...(cached && { cachedTools: cached.tools }),
       ...(cached?.verdict && { verdict: cached.verdict }),
       onTools: changed => {
-        if (changed) rebuild()
         const { tools = [], verdict } = upstream
-        cache.put(serverConfig, {
-          tools,
-          confirmed: Date.now(),
-          ...(verdict && { verdict: { at: Date.now(), ...verdict } })
-        })
+        // What may be shown of a tool depends on how its server is reached, too.
+        if (changed || snapshot.catalog.server(upstream.id)?.source.overModernHttp !== isModernHttp(verdict)) rebuild()
+        const found = cache.get(serverConfig)?.verdict
+        const same = found?.era === verdict?.era && found?.transport === verdict?.transport
+        const at = (same && found?.at) || Date.now()
+        cache.put(serverConfig, { tools, confirmed: Date.now(), ...(verdict && { verdict: { ...verdict, at } }) })
       }
     })
     upstreams.set(upstream.id, upstream)
@@ -220,6 +221,8 @@ export async function startGateway({ config, state, log }: GatewayOptions): Prom
     close
   }
 }
+
+const isModernHttp = (verdict: Verdict | undefined) => verdict?.era === 'modern' && verdict.transport === 'http'
 
 /** Limits of the HTTP parser; none of them concerns a response, so streams may live for days. */
 const serverOptions = {

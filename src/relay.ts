@@ -16,7 +16,7 @@ import type { Key } from './policy/keys.js'
 import type { Limits } from './policy/limits.js'
 import type { Cancellation } from './wire/cancellation.js'
 import { metaKey, type Era } from './wire/era.js'
-import { isObject, type Answer, type Json, type RpcNotification } from './wire/json-rpc.js'
+import { isObject, type Answer, type Json, type RpcError, type RpcNotification } from './wire/json-rpc.js'
 import type { ClientFacts, Leg } from './wire/leg.js'
 import { checkParamHeaders, paramHeaders } from './wire/mirrored-headers.js'
 import { createProgress, type Progress } from './wire/progress.js'
@@ -47,6 +47,8 @@ export interface RelayUpstream {
   readonly config: { readonly timeout: number }
   /** Fetches the tool list again; never rejects. */
   refreshTools(): Promise<void>
+  /** The server no longer knows a tool it listed: the list is fetched again soon. */
+  listDoubtful(): void
   request(method: string, params: Json | undefined, leg: Leg): Promise<Answer>
 }
 
@@ -74,7 +76,7 @@ export interface Relay {
    * The exported name of the one tool this key sees that has `name` as its exported or its own name; undefined when
    * there is none, or more than one.
    */
-  publicNameOf(exchange: Exchange, name: string): string | undefined
+  publicNameOf(exchange: Exchange, name: string): Promise<string | undefined>
   /** `tools/list`: the page of what this key sees. */
   listTools(exchange: Exchange, params: Json | undefined): Promise<Answer>
   /** `tools/call`. Failures of the way there are results with `isError`, which a model can act on. */
@@ -163,7 +165,7 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo }: Rel
     for (const waited of [false, true]) {
       if (waited) await firstLists(first, exchange)
       const { catalog, upstreams } = snapshot()
-      const entry = find(catalog, exchange.scope, name)
+      const entry = find(catalog, exchange.scope, name) ?? findBare(catalog, exchange, name)
       const upstream = entry && upstreams.get(entry.server)
       if (entry && upstream && check(exchange, entry)) return { entry, upstream }
       if (waited && entry) return { denied: entry }
@@ -177,6 +179,7 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo }: Rel
       upstream.request('tools/call', wireParams(params, entry), legOf(exchange, params, entry, upstream.era, progress))
     try {
       const answer = await send(entry)
+      if (answer.error && saysUnknown(answer.error)) upstream.listDoubtful()
       if (answer.error?.code !== errorTable.header_mismatch.rpc) return answer
       // Its schema has changed since we read it. The request was refused before it ran, so it may be sent again.
       await upstream.refreshTools()
@@ -188,10 +191,11 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo }: Rel
 
   return {
     toolsSignature: (key, scope) => snapshot().views.view(key.policy, scope).signature,
-    publicNameOf({ key, scope }, name) {
+    async publicNameOf(exchange, name) {
+      const { key, scope } = exchange
+      await firstLists(snapshot(), exchange)
       const { tools } = snapshot().views.view(key.policy, scope)
-      const exported = tools.find(entry => nameIn(scope, entry) === name)
-      if (exported) return name
+      if (tools.some(entry => nameIn(scope, entry) === name)) return name
       const [only, ...others] = tools.filter(({ wireName }) => wireName === name)
       return only && others.length === 0 ? nameIn(scope, only) : undefined
     },
@@ -210,6 +214,16 @@ function find(catalog: Catalog, { plain, servers }: Scope, name: string): ToolEn
   if (plain) return servers?.[0] === undefined ? undefined : catalog.server(servers[0])?.byPlainName.get(name)
   const entry = catalog.byPublicName(name)
   return entry && servers && !servers.includes(entry.server) ? undefined : entry
+}
+
+/** A tool called by its own name, as apps do, if exactly one that this key sees has it. */
+function findBare(catalog: Catalog, exchange: Exchange, name: string): ToolEntry | undefined {
+  const { plain, servers } = exchange.scope
+  if (plain) return undefined
+  const seen = catalog
+    .byBareName(name)
+    .filter(entry => check(exchange, entry) && (servers?.includes(entry.server) ?? true))
+  return seen.length === 1 ? seen[0] : undefined
 }
 
 /** The one decision: what a key may call is what it sees. */
@@ -303,6 +317,10 @@ const between = ({ era, client }: Exchange, upstream: RelayUpstream): Between =>
   to: { era, capabilities: client.capabilities },
   from: { era: upstream.era ?? 'legacy', capabilities: upstream.info?.capabilities ?? {} }
 })
+
+function saysUnknown({ code, message }: RpcError): boolean {
+  return code === errorTable.invalid_params.rpc && /unknown|not found/i.test(message) && /tool/i.test(message)
+}
 
 function invalid(message: string): Answer {
   return { error: { code: errorTable.invalid_params.rpc, message } }

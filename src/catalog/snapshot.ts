@@ -43,6 +43,11 @@ export interface Catalog {
   server(idOrAlias: string): ServerPart | undefined
   /** The tool of that public name. */
   byPublicName(name: string): ToolEntry | undefined
+  /**
+   * Tools of that wire name on servers with apps: an app's page knows nothing of prefixes and calls its own server's
+   * tools by their own names (MCP Apps).
+   */
+  byBareName(name: string): readonly ToolEntry[]
 }
 
 /** Builds the catalog of `sources`, in their order; parts whose list is the same array are taken over from `previous`. */
@@ -77,13 +82,24 @@ export function buildCatalog(sources: readonly CatalogSource[], previous?: Catal
   for (const part of servers) {
     for (const name of [part.source.id, ...part.source.aliases]) byId.set(foldId(name), part)
   }
+  const bare = new Map<string, ToolEntry[]>()
+  for (const { source, tools } of servers) {
+    if (!source.tools?.some(hasApp)) continue
+    for (const entry of tools) bare.set(entry.wireName, [...(bare.get(entry.wireName) ?? []), entry])
+  }
   return {
     tools: [...byName.values()],
     servers,
     findings,
     server: idOrAlias => byId.get(foldId(idOrAlias)),
-    byPublicName: name => byName.get(name)
+    byPublicName: name => byName.get(name),
+    byBareName: name => bare.get(name) ?? []
   }
+}
+
+/** MCP Apps: a tool names the page that shows its results, in the current or the older form. */
+function hasApp({ _meta }: Json): boolean {
+  return isObject(_meta) && (isObject(_meta.ui) || typeof _meta['ui/resourceUri'] === 'string')
 }
 
 const foldId = (id: string) => id.toLowerCase().replaceAll('-', '_')

@@ -104,24 +104,36 @@ function repairSchema(given: unknown): Repaired {
   return { schema, renamed }
 }
 
-/** The same object where nothing was missing, so that a valid schema stays as it is. */
+/** Where JSON Schema 2020-12 and draft-07 keep further schemas: one, a list of them, or a map of them by name. */
+const schemaKeywords = new Set([
+  'items', 'additionalItems', 'additionalProperties', 'unevaluatedItems', 'unevaluatedProperties', 'contains', 'contentSchema',
+  'propertyNames', 'not', 'if', 'then', 'else', 'allOf', 'anyOf', 'oneOf', 'prefixItems'
+]) // prettier-ignore
+const schemaMaps = new Set(['properties', 'patternProperties', 'dependentSchemas', '$defs', 'definitions'])
+
+/** Gives arrays the `items` they lack; the same object where nothing was missing, so that a valid schema stays as it is. */
 function withItems(schema: unknown, depth: number): unknown {
   if (depth > 64 || typeof schema !== 'object' || schema === null) return schema
-  if (Array.isArray(schema)) {
-    const items = schema.map(item => withItems(item, depth + 1))
-    return items.some((item, i) => item !== schema[i]) ? items : schema
-  }
-  let changed: Json | undefined
-  for (const [key, value] of Object.entries(schema)) {
-    // Under these stand values, not schemas: an example that looks like a schema is left alone.
-    if (key === 'enum' || key === 'const' || key === 'default' || key === 'examples') continue
-    const mended = withItems(value, depth + 1)
-    if (mended !== value) changed = { ...(changed ?? schema), [key]: mended }
-  }
-  const { type, items, prefixItems } = schema as Json
+  if (Array.isArray(schema)) return changedOnly(schema, item => withItems(item, depth + 1))
+  const mended = changedOnly(schema as Json, (value, key) => {
+    if (schemaKeywords.has(key)) return withItems(value, depth + 1)
+    return schemaMaps.has(key) && isObject(value) ? changedOnly(value, inner => withItems(inner, depth + 1)) : value
+  })
+  const { type, items, prefixItems } = mended
   const isArray = type === 'array' || (Array.isArray(type) && type.includes('array'))
-  if (isArray && items === undefined && prefixItems === undefined) changed = { ...(changed ?? schema), items: {} }
-  return changed ?? schema
+  return isArray && items === undefined && prefixItems === undefined ? { ...mended, items: {} } : mended
+}
+
+/** The members mapped; the very same object when none of them changed. */
+function changedOnly<T extends Json | unknown[]>(whole: T, map: (value: unknown, key: string) => unknown): T {
+  let changed = false
+  const entries = Object.entries(whole).map(([key, value]): [string, unknown] => {
+    const mapped = map(value, key)
+    changed ||= mapped !== value
+    return [key, mapped]
+  })
+  if (!changed) return whole
+  return (Array.isArray(whole) ? entries.map(([, value]) => value) : Object.fromEntries(entries)) as T
 }
 
 const propertyKey = /^[a-zA-Z0-9_.-]{1,64}$/

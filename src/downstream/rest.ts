@@ -12,7 +12,7 @@ import { isObject, type Answer, type Json, type RpcNotification } from '../wire/
 import type { Caller } from './app.js'
 import { readJson } from './body.js'
 import { EventStream } from './event-stream.js'
-import { replyJson, replyRefusal, unreadBody } from './reply.js'
+import { replyJson, replyRefusal, unreadBody, type ReplyHeaders } from './reply.js'
 
 export interface RestDoor {
   listTools(caller: Caller, req: IncomingMessage, res: ServerResponse): Promise<void>
@@ -78,13 +78,13 @@ export function createRest({ relay, serverInfo }: RestOptions): RestDoor {
         )
         if (streams) stream = new EventStream(res)
         const params = {
-          name: relay.publicNameOf(exchange, name) ?? name,
+          name: (await relay.publicNameOf(exchange, name)) ?? name,
           arguments: body.arguments ?? {},
           ...(streams && { _meta: { progressToken } })
         }
         const answer = await relay.callTool(exchange, params)
-        const { status, text } = outcomeOf(answer)
-        if (!stream) return replyJson(res, status, text)
+        const { status, text, headers } = outcomeOf(answer)
+        if (!stream) return replyJson(res, status, text, headers)
         stream.sendEvent(status === 200 ? 'result' : 'error', text)
         stream.end()
       } catch (thrown) {
@@ -97,7 +97,7 @@ export function createRest({ relay, serverInfo }: RestOptions): RestDoor {
 }
 
 /** The result as it is, or the failure with its HTTP status; own codes are -(31000 + HTTP analogue). */
-function outcomeOf(answer: Answer): { status: number; text: string } {
+function outcomeOf(answer: Answer): { status: number; text: string; headers?: ReplyHeaders } {
   if (answer.error) {
     const unknown =
       answer.error.code === errorTable.invalid_params.rpc && answer.error.message.startsWith('Unknown tool: ')
@@ -107,7 +107,12 @@ function outcomeOf(answer: Answer): { status: number; text: string } {
   const ours = isObject(result._meta) ? result._meta['switchboard/error'] : undefined
   const code = isObject(ours) && typeof ours.code === 'number' ? ours.code : 0
   const status = code <= -31400 && code > -31600 ? -code - 31000 : 200
-  return { status, text: JSON.stringify(result) }
+  const wait = isObject(ours) && typeof ours.retryAfterMs === 'number' ? Math.ceil(ours.retryAfterMs / 1000) : undefined
+  return {
+    status,
+    text: JSON.stringify(result),
+    ...(wait !== undefined && { headers: { 'retry-after': String(wait) } })
+  }
 }
 
 function openApiOf(tools: readonly Json[], { title, version }: RestOptions['serverInfo']): Json {

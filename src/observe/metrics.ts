@@ -60,7 +60,16 @@ export function createMetrics(sources: MetricSources): Metrics {
     registers
   })
   gauge('switchboard_upstream_ready', 'Whether a server is connected (1) or not (0).', ({ ready }) => Number(ready))
-  gauge('switchboard_upstream_restarts_total', 'Links to a server that were lost.', ({ restarts }) => restarts)
+  const restarts: Counter<'server'> = new Counter({
+    name: 'switchboard_upstream_restarts_total',
+    help: 'Links to a server that were lost.',
+    labelNames: ['server'] as const,
+    registers,
+    collect() {
+      restarts.reset()
+      for (const { id, restarts: count } of sources.upstreams()) restarts.inc({ server: id }, count)
+    }
+  })
   gauge('switchboard_upstream_running', 'Requests a server is working on.', ({ running }) => running)
   gauge('switchboard_upstream_waiting', 'Requests waiting for a place at a server.', ({ waiting }) => waiting)
   gauge('switchboard_upstream_tools', 'Tools a server lists.', ({ tools }) => tools)
@@ -144,6 +153,8 @@ function visibleTo({ keyId, seesServer }: MetricReader, text: string): string {
   const kept = text.split('\n').filter(line => {
     const server = /[{,]server="([^"]*)"/.exec(line)?.[1]
     const key = /[{,]key="([^"]*)"/.exec(line)?.[1]
+    // Denied and unknown are one to a caller; here, too, unless it may see everything.
+    if (/outcome="(?:denied|unknown)"/.test(line)) return false
     return (server === undefined || server === '' || seesServer(server)) && (key === undefined || key === keyId)
   })
   return kept.join('\n')

@@ -67,6 +67,7 @@ export class ChannelLink implements Link {
         reject(toSwitchboardError(error))
         return
       }
+      leg.onSent?.(true)
       const release = leg.cancellation.onCancel(reason => {
         if (!this.#pending.delete(id)) return
         // `initialize` must not be cancelled (2025-11-25, Cancellation).

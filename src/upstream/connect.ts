@@ -234,6 +234,10 @@ function forget({ known: _known, ...options }: ConnectOptions): ConnectOptions {
   return options
 }
 
-function childOptions({ args, cwd, env }: ServerConfig, command: string, hooks: ConnectHooks) {
-  return { command, args, cwd, env, onLine: (line: string) => hooks.onLine(line) }
+function childOptions({ args, cwd, env, headers }: ServerConfig, command: string, hooks: ConnectHooks) {
+  const secrets = [
+    ...Object.values(env),
+    ...Object.values(headers).flatMap(value => [value, value.replace(/^\S+\s+/, '')])
+  ]
+  return { command, args, cwd, env, secrets, onLine: (line: string) => hooks.onLine(line) }
 }

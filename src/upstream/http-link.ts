@@ -4,7 +4,7 @@
  * once (shared by all callers) when the server has lost it, and deleted on close.
  */
 import { Pool } from 'undici'
-import { SwitchboardError } from '../errors.js'
+import { reasonOf, SwitchboardError } from '../errors.js'
 import { legParams, modernVersion } from '../wire/era.js'
 import { classifyMessage, isObject, type Answer, type Json, type RpcError, type RpcResponse } from '../wire/json-rpc.js'
 import type { Leg } from '../wire/leg.js'
@@ -72,15 +72,15 @@ export class HttpLink implements Negotiable {
   }
 
   async request(method: string, params: Json | undefined, leg: Leg): Promise<Answer> {
-    if (this.#renewal && method !== 'initialize') await this.#renewal
+    if (this.#renewal && method !== 'initialize') await unlessCancelled(leg, this.#renewal)
     const session = this.#session
     try {
       return await this.#post(method, params, leg)
     } catch (error) {
       if (!(error instanceof SessionLost)) throw error
-      if (method === 'initialize' || leg.cancellation.reason)
-        throw this.#failure('upstream_garbage', error.message, false)
-      await this.#renew(session)
+      leg.onSent?.(false)
+      if (method === 'initialize') throw this.#failure('upstream_garbage', error.message, false)
+      await unlessCancelled(leg, this.#renew(session))
       return await this.#post(method, params, leg).catch((again: unknown) => {
         throw again instanceof SessionLost ? this.#failure('upstream_garbage', again.message, false) : again
       })
@@ -110,8 +110,8 @@ export class HttpLink implements Negotiable {
   /** Opens the standalone stream on which a legacy server sends what belongs to no request. Optional for the server. */
   listen(): void {
     if (this.#ended || this.#stream || this.info.era === 'modern') return
-    const session = this.#session
     let offered = false
+    let opened = 0
     const { 'content-type': _type, ...headers } = this.#headers('GET')
     this.#stream = httpCall(this.#pool, {
       method: 'GET',
@@ -120,7 +120,7 @@ export class HttpLink implements Negotiable {
       maxBytes: maxMessage,
       onHead: status => {
         offered = this.#hears = status === 200
-        if (offered) this.#reopenMs = reopen.firstMs
+        opened = performance.now()
       },
       onEvent: data => this.#unattributed(data),
       onEnd: end => {
@@ -128,11 +128,9 @@ export class HttpLink implements Negotiable {
         this.#hears = false
         if (this.#ended) return
         if (end.kind === 'failed' && !end.dispatched) return this.lost(end.reason)
-        if (end.kind === 'complete' && session !== undefined && lostByStatus(end.status, end.body)) {
-          return void this.#renew(session).catch((error: Error) => this.lost(error.message))
-        }
-        // 405: the server offers no such stream, which it may (2025-11-25, Streamable HTTP: Listening).
+        // 405 or 404: the server offers no such stream, which it may (2025-11-25, Streamable HTTP: Listening).
         if (end.kind === 'complete' && !offered) return
+        if (performance.now() - opened > reopen.maxMs) this.#reopenMs = reopen.firstMs
         this.#reopenTimer = setTimeout(() => this.listen(), this.#reopenMs)
         this.#reopenTimer.unref()
         this.#reopenMs = Math.min(this.#reopenMs * 2, reopen.maxMs)
@@ -198,6 +196,7 @@ export class HttpLink implements Negotiable {
         }
       })
       this.#inFlight.add(fail)
+      leg.onSent?.(true)
       const release = leg.cancellation.onCancel(reason => {
         // Legacy: closing the response is no cancellation, so it is said. Modern: closing it is the cancellation.
         if (era === 'legacy' && method !== 'initialize' && !settled) {
@@ -275,14 +274,22 @@ export class HttpLink implements Negotiable {
     return this.#failure('upstream_garbage', `it answered HTTP ${status}`, status >= 500 || status < 300, status)
   }
 
+  /** Opens the session anew, once for all who miss it. @throws SwitchboardError `upstream_down`, the link being lost. */
   #renew(lost: string | undefined): Promise<void> {
     if (this.#session !== lost) return this.#renewal ?? Promise.resolve()
     return (this.#renewal ??= (async () => {
       this.#session = undefined
       this.#stream?.abort()
       this.#stream = undefined
-      await this.#options.renegotiate(this)
+      try {
+        await this.#options.renegotiate(this)
+      } catch (error) {
+        const reason = `it has lost the session and opens no new one: ${reasonOf(error)}`
+        this.lost(reason)
+        throw this.#failure('upstream_down', reason, false)
+      }
       this.listen()
+      this.#events.onRenewed?.()
     })().finally(() => {
       this.#renewal = undefined
     }))
@@ -346,6 +353,14 @@ export class HttpLink implements Negotiable {
     const { server } = this.#options
     return new SwitchboardError(code, reason, { server, dispatched, ...(status !== undefined && { data: { status } }) })
   }
+}
+
+/** A wait that belongs to a call ends with it. */
+function unlessCancelled(leg: Leg, wait: Promise<void>): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const release = leg.cancellation.onCancel(reject)
+    wait.then(resolve, reject).finally(release)
+  })
 }
 
 function parseMessage(text: string): ReturnType<typeof classifyMessage> {

@@ -35,6 +35,8 @@ export interface LinkEvents {
   onNotification(notification: RpcNotification): void
   /** The connection is gone; the reason is a sentence without a full stop. */
   onLost(reason: string): void
+  /** The conversation was opened anew on the same link: the server may be another one now. */
+  onRenewed?(): void
 }
 
 /** How the gateway names itself to upstreams. */

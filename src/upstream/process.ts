@@ -12,6 +12,8 @@ export interface ChildOptions {
   readonly args: readonly string[]
   readonly cwd: string
   readonly env: Readonly<Record<string, string>>
+  /** Values that must not show in what it writes on stderr. */
+  readonly secrets: readonly string[]
   /** Whether the child talks MCP on stdin/stdout; it then may end by itself once stdin ends. */
   readonly speaks: boolean
   readonly onStdout?: (chunk: Buffer) => void
@@ -43,7 +45,9 @@ const maxLine = 2000
 
 /** Starts the child. A child that cannot be started is reported through `onExit`, never thrown. */
 export function startChild(options: ChildOptions): Child {
-  const { command, args, cwd, env, speaks } = options
+  const { command, args, cwd, env, speaks, secrets } = options
+  // A secret of several lines, such as a private key, shows line by line.
+  const hidden = secrets.flatMap(secret => secret.split(/\r?\n/)).filter(part => part.trim().length >= 8)
   const lines: string[] = []
   let gone = false
   let stopping: Promise<void> | undefined
@@ -62,7 +66,7 @@ export function startChild(options: ChildOptions): Child {
   })
 
   const keepLine = (line: string) => {
-    const text = printable(line, env)
+    const text = printable(line, hidden)
     if (text === '') return
     lines.push(text)
     if (lines.length > keptLines) lines.shift()
@@ -175,9 +179,10 @@ const unprintable = /[\u0000-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e]/g
 /* eslint-enable no-control-regex */
 
 /** A line fit for logs and for people: no control characters, no configured secret, not endless. */
-function printable(line: string, env: Readonly<Record<string, string>>): string {
-  let text = line.replace(ansiSequence, '').replace(unprintable, ' ')
-  for (const value of Object.values(env)) if (value.length >= 8) text = text.replaceAll(value, '[redacted]')
+function printable(line: string, hidden: readonly string[]): string {
+  let text = line.replace(ansiSequence, '')
+  for (const part of hidden) text = text.replaceAll(part, '[redacted]')
+  text = text.replace(unprintable, ' ')
   return text.trim().slice(0, 500)
 }
 

@@ -3,7 +3,7 @@
  * and polled where it never would. The last complete list stays until a newer complete one is there, whatever happens
  * to the link.
  */
-import { reasonOf } from '../errors.js'
+import { reasonOf, SwitchboardError } from '../errors.js'
 import { Cancellation } from '../wire/cancellation.js'
 import { isObject, type Json, type RpcNotification } from '../wire/json-rpc.js'
 import type { GatewayIdentity, Link } from './link.js'
@@ -21,6 +21,8 @@ export interface ToolListOptions {
   readonly onFetched: (changed: boolean) => void
   /** What is wrong with the list, or undefined when nothing is any more. */
   readonly onProblem: (problem: string | undefined) => void
+  /** The server could not even be reached. */
+  readonly onGone: (reason: string) => void
 }
 
 /** After a change is told: wait a little for the next one, then fetch, but not more often than this. */
@@ -97,7 +99,14 @@ export class ToolList {
 
   /** A notification of the server that belongs to no call. */
   notified({ method }: RpcNotification): void {
-    if (method === 'notifications/tools/list_changed' && this.#link) this.#schedule(refetch.afterMs)
+    if (method === 'notifications/tools/list_changed') this.doubtful()
+  }
+
+  /** The list may have changed: it is fetched soon. */
+  doubtful(): void {
+    const soon = Math.max(Date.now() + refetch.afterMs, this.#lastFetch + refetch.everyMs)
+    // An earlier fetch that is due already sees this change too; putting it off would let a storm of changes starve it.
+    if (this.#link && (this.#due <= Date.now() || soon < this.#due)) this.#schedule(refetch.afterMs)
   }
 
   async #fetch(link: Link): Promise<void> {
@@ -117,6 +126,8 @@ export class ToolList {
       onFetched(changed)
     } catch (error) {
       if (this.#link !== link) return
+      if (error instanceof SwitchboardError && error.code === 'upstream_down')
+        return this.#options.onGone(error.message)
       this.#schedule(backoffMs(++this.#failures, Math.random()))
       onProblem(reasonOf(error))
     }
@@ -147,8 +158,10 @@ export class ToolList {
   /** 2026-07-28: changes come on a stream that we ask for, and ask for again when it ends. */
   #subscribe(link: Link, attempt = 1): void {
     const cancellation = (this.#subscription = new Cancellation())
-    const again = () => {
+    const again = (error?: unknown) => {
       if (this.#subscription !== cancellation) return
+      if (error instanceof SwitchboardError && error.code === 'upstream_down')
+        return this.#options.onGone(error.message)
       this.#subscribed = false
       this.#subscribeTimer = setTimeout(() => this.#subscribe(link, attempt + 1), backoffMs(attempt, Math.random()))
       this.#subscribeTimer.unref()
@@ -173,7 +186,7 @@ export class ToolList {
           }
         }
       )
-      .then(again, again)
+      .then(() => again(), again)
   }
 }
 

@@ -89,6 +89,7 @@ export class Upstream {
       timeoutMs: options.config.listTimeout * 1000,
       ...(options.cachedTools && { cached: options.cachedTools }),
       onFetched: options.onTools,
+      onGone: reason => this.#lost(reason),
       onProblem: problem => {
         if (this.#state === 'ready') this.#become('ready', problem)
         else this.#listProblem = problem
@@ -114,6 +115,11 @@ export class Upstream {
   /** Somebody has read the list. */
   listUsed(): void {
     this.#toolList.used()
+  }
+
+  /** The server no longer knows a tool it listed. */
+  listDoubtful(): void {
+    this.#toolList.doubtful()
   }
 
   /** Fetches the list now; never rejects. */
@@ -195,6 +201,9 @@ export class Upstream {
     const own: Leg = {
       ...leg,
       cancellation,
+      onSent: sent => {
+        dispatched = sent
+      },
       ...(onNotification && {
         onNotification: (notification: RpcNotification) => {
           deadline.touch()
@@ -206,7 +215,6 @@ export class Upstream {
       if (!this.#link) await this.#linked(cancellation)
       return await this.#places.take(cancellation, async () => {
         try {
-          dispatched = true
           return await this.#send(method, params, own)
         } catch (error) {
           if (!this.#mayRepeat(error, own)) throw error
@@ -319,6 +327,7 @@ export class Upstream {
         hooks: {
           onNotification: notification => this.#toolList.notified(notification),
           onLost: reason => this.#lost(reason),
+          onRenewed: () => this.#toolList.doubtful(),
           onLine: line => log.debug({ event: 'upstream.stderr', server: this.id, line }),
           onNoise: bytes => this.#noisy(bytes)
         }

@@ -18,6 +18,8 @@ export interface Leg {
   readonly tool?: string
   /** Whether running the request twice is harmless by the tool's own annotations. */
   readonly repeatable?: boolean
+  /** Told true when the request is handed to the server, false when the server has provably not begun it after all. */
+  readonly onSent?: (sent: boolean) => void
   /** Notifications that belong to this request, in order. A progress token in them is ours. */
   readonly onNotification?: (notification: RpcNotification) => void
   /** Trace context of the downstream request: `traceparent`, `tracestate`, `baggage`. Nothing else is ever forwarded. */

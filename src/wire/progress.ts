@@ -21,8 +21,10 @@ export interface Progress {
   stop(): void
 }
 
-/** The smallest step by which a value is raised that would not rise by itself. */
-const step = 1e-6
+/** The next value for one that would not rise by itself: a millionth more, or the next number where that is lost. */
+function raised(value: number): number {
+  return Math.min(value + Math.max(1e-6, Math.abs(value) * Number.EPSILON * 2), Number.MAX_VALUE)
+}
 
 export function createProgress({ token, send, describe, everyMs = 20_000 }: ProgressOptions): Progress {
   let last: number | undefined
@@ -33,7 +35,7 @@ export function createProgress({ token, send, describe, everyMs = 20_000 }: Prog
   function beat(): void {
     const silentMs = performance.now() - lastHeard
     // Timers may fire up to a millisecond early.
-    if (silentMs + 1 >= everyMs) tell({ message: describe(silentMs) }, last === undefined ? 0 : last + step)
+    if (silentMs + 1 >= everyMs) tell({ message: describe(silentMs) }, last === undefined ? 0 : raised(last))
     const untilNext = silentMs + 1 >= everyMs ? everyMs : everyMs - silentMs
     timer = setTimeout(beat, untilNext)
   }
@@ -54,7 +56,8 @@ export function createProgress({ token, send, describe, everyMs = 20_000 }: Prog
       const given = Number(params?.progress)
       if (Number.isNaN(given)) return
       if (params?.total !== undefined) total = params.total
-      tell(params ?? {}, last === undefined || given > last ? given : last + step)
+      const rises = Number.isFinite(given) && (last === undefined || given > last)
+      tell(params ?? {}, rises ? given : last === undefined ? 0 : raised(last))
     },
     stop: () => clearTimeout(timer)
   }
