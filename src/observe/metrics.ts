@@ -130,8 +130,10 @@ export function createMetrics(sources: MetricSources): Metrics {
       let counter = counters.get(labels)
       if (!counter) counters.set(labels, (counter = calls.labels(server, outcome, shown)))
       counter.inc()
-      let histogram = histograms.get(server)
-      if (!histogram) histograms.set(server, (histogram = durations.labels(server)))
+      // A call that reached no server says nothing of one; and a denied one must not show where it would have gone.
+      const timed = outcome === 'denied' ? '' : server
+      let histogram = histograms.get(timed)
+      if (!histogram) histograms.set(timed, (histogram = durations.labels(timed)))
       histogram.observe(ms / 1000)
     },
     async scrape(reader) {
