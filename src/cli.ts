@@ -18,8 +18,8 @@ Commands
 Options
   -c, --config FILE    default: servers.yaml
       --state DIR      default: .switchboard beside the configuration file
-      --host HOST      serve: instead of listen.host
-      --port PORT      serve: instead of listen.port
+      --host HOST      instead of listen.host
+      --port PORT      instead of listen.port
       --log LEVEL      serve: debug, info (default), warn, error or silent; JSON lines on stderr
       --json           check: machine-readable
   -h, --help
@@ -55,23 +55,17 @@ async function run(argv: readonly string[]): Promise<ExitCode> {
 
   const [command = 'serve', ...words] = positionals
   switch (command) {
-    case 'serve': {
-      const port = values.port === undefined ? undefined : /^\d+$/.test(values.port) ? Number(values.port) : NaN
-      const logLevel = levels.find(level => level === values.log)
-      if (words.length > 0) return misused(`"serve" takes no further words, but got "${words.join(' ')}"`)
-      if (port !== undefined && !(Number.isInteger(port) && port >= 0 && port <= 65535))
-        return misused(`--port takes a number from 0 to 65535, but got "${values.port}"`)
-      if (!logLevel) return misused(`--log takes one of ${levels.join(', ')}, but got "${values.log}"`)
-      return serve(context, {
-        logLevel,
-        ...(values.host !== undefined && { host: values.host }),
-        ...(port !== undefined && { port })
-      })
+    case 'serve':
+    case 'check': {
+      const { host, port, log, json } = values
+      const logLevel = levels.find(level => level === log)
+      if (words.length > 0) return misused(`"${command}" takes no further words, but got "${words.join(' ')}"`)
+      if (port !== undefined && !(/^\d+$/.test(port) && Number(port) <= 65535))
+        return misused(`--port takes a number from 0 to 65535, but got "${port}"`)
+      if (!logLevel) return misused(`--log takes one of ${levels.join(', ')}, but got "${log}"`)
+      const listen = { ...(host !== undefined && { host }), ...(port !== undefined && { port: Number(port) }) }
+      return command === 'serve' ? serve(context, { listen, logLevel }) : check(context, { listen, json })
     }
-    case 'check':
-      return words.length > 0
-        ? misused(`"check" takes no further words, but got "${words.join(' ')}"`)
-        : check(context, values)
     case 'key': {
       const [action, name, ...more] = words
       if (name === undefined || more.length > 0)

@@ -4,7 +4,8 @@
  * analogue), outside the range the specification reserves (protocol reference 3.12); -32001 stays for a lost session
  * because deployed 2025-era SDKs know it.
  *
- * Invariant: an HTTP status of 4xx or 5xx means the request was never dispatched to an upstream.
+ * Invariant: on the MCP doors an HTTP status of 4xx or 5xx means the request was never dispatched to an upstream. (Plain
+ * HTTP has no other place for a failure: there 502 and 504 may come after dispatch, and their body says so.)
  */
 
 /** What a row says: the JSON-RPC code, the HTTP status when it is refused before dispatch, and the default sentence. */

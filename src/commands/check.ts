@@ -17,8 +17,14 @@ interface Row {
   readonly problem: string | null
 }
 
-export async function check(context: CommandContext, { json }: { json: boolean }): Promise<ExitCode> {
-  const { config, findings } = await loadConfig({ file: resolve(context.config), env: context.env })
+export interface CheckOptions {
+  readonly json: boolean
+  /** Checked instead of what the file says, as `serve` would. */
+  readonly listen: { readonly host?: string; readonly port?: number }
+}
+
+export async function check(context: CommandContext, { json, listen }: CheckOptions): Promise<ExitCode> {
+  const { config, findings } = await loadConfig({ file: resolve(context.config), env: context.env, listen })
   if (!json) for (const finding of findings) context.err(describeFinding(context.config, finding))
   if (!config) {
     if (json) context.out(JSON.stringify({ ok: false, findings, servers: [] }, null, 2))

@@ -9,22 +9,20 @@ import type { CommandContext, ExitCode } from './command.js'
 import { readConfiguration, statePath } from './configuration.js'
 
 export interface ServeOptions {
-  readonly host?: string
-  readonly port?: number
+  /** Instead of what the file says. */
+  readonly listen: { readonly host?: string; readonly port?: number }
   readonly logLevel: LogLevel
 }
 
 /** How long the block waits for servers to come up, so that it shows them ready rather than starting. */
 const settleMs = 800
 
-export async function serve(context: CommandContext, { host, port, logLevel }: ServeOptions): Promise<ExitCode> {
-  const loaded = await readConfiguration(context, {
-    ...(host !== undefined && { host }),
-    ...(port !== undefined && { port })
-  })
+export async function serve(context: CommandContext, { listen, logLevel }: ServeOptions): Promise<ExitCode> {
+  const loaded = await readConfiguration(context, listen)
   if (!loaded) return 2
   const { config } = loaded
   const log = createLog(logLevel)
+  process.once('exit', () => log.flush())
   const signalled = untilSignal()
   let gateway: Gateway
   try {
@@ -47,7 +45,6 @@ export async function serve(context: CommandContext, { host, port, logLevel }: S
   context.out(startBlock(gateway, config))
   await signalled
   await gateway.close()
-  log.flush()
   return 0
 }
 

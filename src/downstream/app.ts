@@ -102,9 +102,9 @@ export function createApp({
     // Hono lets GET doors answer HEAD too, but these open streams.
     if (incoming.method === 'HEAD')
       return refusal(new SwitchboardError('method_not_allowed'), { allow: 'GET, POST, DELETE' })
-    const scope = scopeOf(catalog(), c.var.key, c.req.param('server'), c.req.query('servers'), incoming)
+    const scope = scopeOf(catalog(), c.get('key'), c.req.param('server'), c.req.query('servers'), incoming)
     if (!scope) replyRefusal(outgoing, new SwitchboardError('no_such_server'), undefined, unreadBody(incoming))
-    else await door({ key: c.var.key, scope }, incoming, outgoing)
+    else await door({ key: c.get('key'), scope }, incoming, outgoing)
     return RESPONSE_ALREADY_SENT
   }
   for (const path of ['/mcp', '/mcp/', '/mcp/:server', '/mcp/:server/']) {
@@ -150,7 +150,7 @@ export function createApp({
     mcp((caller, req, res) => rest.openApi(caller, req, res))
   )
   app.get('/metrics', async c => {
-    const { type, text } = await metrics(c.var.key)
+    const { type, text } = await metrics(c.get('key'))
     return new Response(text, { headers: { ...commonHeaders, 'content-type': type } })
   })
 

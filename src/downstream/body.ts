@@ -9,7 +9,7 @@ const parseFaults = {
   utf8: 'The body is not valid UTF-8.',
   depth: 'The body is nested more than 64 levels deep.',
   json: 'The body is not valid JSON.',
-  empty: 'The body is empty; a JSON-RPC message was expected.'
+  empty: 'The body is empty; JSON was expected.'
 } as const
 
 /** @throws SwitchboardError `unsupported_media_type`, `too_large`, `parse_error`, or `cancelled` when the client left. */
@@ -49,6 +49,9 @@ function readAll(req: IncomingMessage): Promise<Buffer> {
     })
     req.once('end', () => resolve(chunks.length === 1 ? (chunks[0] as Buffer) : Buffer.concat(chunks)))
     req.once('error', reject)
-    req.once('close', () => reject(new SwitchboardError('cancelled', 'the client left before its request was whole')))
+    // An error costs its stack trace: none is made for the requests that arrive whole.
+    req.once('close', () => {
+      if (!req.readableEnded) reject(new SwitchboardError('cancelled', 'the client left before its request was whole'))
+    })
   })
 }

@@ -12,7 +12,7 @@ import type { Key } from '../policy/keys.js'
 import type { Exchange } from '../relay.js'
 import { Cancellation } from '../wire/cancellation.js'
 import type { Era } from '../wire/era.js'
-import { answerBytes, type Answer, type RpcId, type RpcNotification } from '../wire/json-rpc.js'
+import { serialiseAnswer, type Answer, type RpcId, type RpcNotification } from '../wire/json-rpc.js'
 import type { ClientFacts } from '../wire/leg.js'
 import { EventStream } from './event-stream.js'
 import { replyAnswer, type ReplyHeaders } from './reply.js'
@@ -88,7 +88,7 @@ export class HttpExchange implements Exchange {
     if (this.#done) return
     this.#done = true
     clearTimeout(this.#commitTimer)
-    if (this.#stream) this.#stream.end(answerBytes(this.id, answer))
+    if (this.#stream) this.#stream.end(serialiseAnswer(this.id, answer))
     else replyAnswer(this.#res, this.id, answer, status, this.#replyHeaders)
   }
 

@@ -6,7 +6,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import { SwitchboardError, toSwitchboardError } from '../errors.js'
 import type { Relay } from '../relay.js'
 import { metaKey, modernVersion } from '../wire/era.js'
-import { answerBytes, isObject, type Answer, type Json, type RpcRequest } from '../wire/json-rpc.js'
+import { serialiseAnswer, isObject, type Answer, type Json, type RpcRequest } from '../wire/json-rpc.js'
 import type { ClientFacts } from '../wire/leg.js'
 import { checkMirroredHeaders } from '../wire/mirrored-headers.js'
 import type { Caller } from './app.js'
@@ -55,7 +55,7 @@ export function createModern({ relay, listeners, serverInfo }: ModernOptions): M
       return replyAnswer(res, id, errorAnswer('invalid_params', 'expected params.notifications to be an object'))
     const honoured = wanted.toolsListChanged === true ? { toolsListChanged: true } : {}
     const _meta = { [metaKey.subscriptionId]: id }
-    const end = () => stream.end(answerBytes(id, { result: { resultType: 'complete', _meta } }))
+    const end = () => stream.end(serialiseAnswer(id, { result: { resultType: 'complete', _meta } }))
     const remove = honoured.toolsListChanged
       ? listeners.add({
           key,

@@ -1,7 +1,7 @@
 /** Whole HTTP answers written to the Node response: one shape for results, acknowledgements and refusals alike. */
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { errorTable, type ErrorCode, type SwitchboardError } from '../errors.js'
-import { answerBytes, type Answer, type RpcId } from '../wire/json-rpc.js'
+import { serialiseAnswer, type Answer, type RpcId } from '../wire/json-rpc.js'
 
 /** On every response: nothing here may be cached or guessed at. */
 export const commonHeaders = {
@@ -13,14 +13,13 @@ export type ReplyHeaders = Readonly<Record<string, string>>
 
 export function replyJson(res: ServerResponse, status: number, body: Buffer | string, headers?: ReplyHeaders): void {
   if (res.headersSent || res.destroyed) return
-  const bytes = typeof body === 'string' ? Buffer.from(body) : body
   res.writeHead(status, {
     ...commonHeaders,
     'content-type': 'application/json',
-    'content-length': bytes.length,
+    'content-length': Buffer.byteLength(body),
     ...headers
   })
-  res.end(bytes)
+  res.end(body)
 }
 
 export function replyAnswer(
@@ -30,7 +29,7 @@ export function replyAnswer(
   status = 200,
   headers?: ReplyHeaders
 ): void {
-  replyJson(res, status, answerBytes(id, answer), headers)
+  replyJson(res, status, serialiseAnswer(id, answer), headers)
 }
 
 /** 202 for what needs no answer (2025-11-25, Streamable HTTP: Sending Messages). */

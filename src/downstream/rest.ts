@@ -37,7 +37,7 @@ export function createRest({ relay, serverInfo }: RestOptions): RestDoor {
     return {
       ...caller,
       era: 'modern',
-      client: { capabilities: {}, clientInfo: { name: 'http', version: '' } },
+      client: { capabilities: {}, clientInfo: { name: 'http' } },
       cancellation,
       notify
     }
@@ -68,8 +68,9 @@ export function createRest({ relay, serverInfo }: RestOptions): RestDoor {
     async callTool(caller, name, req, res) {
       try {
         const body = await readJson(req)
-        if (!isObject(body) || (body.arguments !== undefined && !isObject(body.arguments))) {
-          throw new SwitchboardError('invalid_request', 'Expected a body like {"arguments": {…}}.')
+        const { arguments: given, ...others } = isObject(body) ? body : { body }
+        if (Object.keys(others).length > 0 || (given !== undefined && !isObject(given))) {
+          throw new SwitchboardError('invalid_request', 'Expected a body like {"arguments": {…}} and nothing besides.')
         }
         const streams = req.headers.accept?.includes('text/event-stream') === true
         let stream: EventStream | undefined
@@ -79,7 +80,7 @@ export function createRest({ relay, serverInfo }: RestOptions): RestDoor {
         if (streams) stream = new EventStream(res)
         const params = {
           name: (await relay.publicNameOf(exchange, name)) ?? name,
-          arguments: body.arguments ?? {},
+          arguments: given ?? {},
           ...(streams && { _meta: { progressToken } })
         }
         const answer = await relay.callTool(exchange, params)

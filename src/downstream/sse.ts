@@ -10,7 +10,7 @@ import type { Key } from '../policy/keys.js'
 import type { Exchange } from '../relay.js'
 import { Cancellation } from '../wire/cancellation.js'
 import {
-  answerBytes,
+  serialiseAnswer,
   classifyMessage,
   type Answer,
   type RpcId,
@@ -63,7 +63,7 @@ class SseExchange implements Exchange {
   finish(answer: Answer): void {
     if (this.#done) return
     this.#done = true
-    this.#stream.send(answerBytes(this.id, answer))
+    this.#stream.send(serialiseAnswer(this.id, answer))
   }
 
   /** A cancelled request is not answered (2024-11-05, Cancellation). */
@@ -139,7 +139,7 @@ export function createSse({ legacy, listeners }: { readonly legacy: Legacy; read
     if (message.method === 'initialize') {
       const { client, result } = legacy.initialize(message.params)
       conversation.client = client
-      return stream.send(answerBytes(message.id, { result }))
+      return stream.send(serialiseAnswer(message.id, { result }))
     }
     const exchange = new SseExchange(message.id, key, scope, conversation.client, stream)
     inFlight.set(message.id, exchange)

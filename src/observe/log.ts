@@ -21,10 +21,13 @@ export function createLog(level: LogLevel, stream?: { write(line: string): void 
     formatters: { level: (label: string) => ({ level: label }) }
   }
   if (stream) return Object.assign(pino(options, stream), { flush() {} })
-  const destination = pino.destination({ dest: 2, sync: false, maxLength: 8 * 1024 * 1024 })
+  const destination = pino.destination({ dest: 2, sync: false, ...batch, maxLength: 8 * 1024 * 1024 })
   const logger = pino(options, destination)
   return Object.assign(logger, { flush: () => destination.flushSync() })
 }
+
+/** Lines are written together: one write a line costs more than the call it tells of. Bytes, and milliseconds at most. */
+const batch = { minLength: 8 * 1024, periodicFlush: 100 }
 
 /** Accepts everything, keeps nothing. */
 export const silentLog: Log = pino({ level: 'silent' })

@@ -79,12 +79,15 @@ export function classifyMessage(value: unknown): Message {
   return { kind: 'response', message: value as unknown as RpcResponse }
 }
 
-/** The serialised response to `id`. */
-export function answerBytes(id: RpcId | null, answer: Answer): Buffer {
+/**
+ * The serialised response to `id`. A string where there are no bytes yet: Node sends it with its head in one write, which
+ * costs half of what two buffers do.
+ */
+export function serialiseAnswer(id: RpcId | null, answer: Answer): Buffer | string {
   const head = `{"jsonrpc":"2.0","id":${JSON.stringify(id)},`
   if (answer.bytes) return Buffer.concat([Buffer.from(`${head}"result":`), answer.bytes, closing])
-  if (answer.error) return Buffer.from(`${head}"error":${JSON.stringify(answer.error)}}`)
-  return Buffer.from(`${head}"result":${JSON.stringify(answer.result)}}`)
+  if (answer.error) return `${head}"error":${JSON.stringify(answer.error)}}`
+  return `${head}"result":${JSON.stringify(answer.result)}}`
 }
 
 const closing = Buffer.from('}')
