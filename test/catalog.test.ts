@@ -319,11 +319,13 @@ keys:
   test('are told of a new tool only if their key sees it (§6.34)', async () => {
     web.tools.push(...toolsNamed(['fresh']))
     await changed()
-    expect(count()).toEqual({ ...nobody, 'admin, 2025': 1, 'admin, 2026': 1, 'admin, SSE': 1 })
+    await expect
+      .poll(count, { timeout: 5000 })
+      .toEqual({ ...nobody, 'admin, 2025': 1, 'admin, 2026': 1, 'admin, SSE': 1 })
 
     web.tools = web.tools.map(tool => (tool.name === 'echo' ? { ...tool, description: 'Says it again.' } : tool))
     await changed()
-    expect(count()).toEqual({
+    await expect.poll(count, { timeout: 5000 }).toEqual({
       ...nobody,
       'admin, 2025': 2,
       'admin, 2026': 2,
@@ -524,7 +526,8 @@ describe('the list of a server is asked for', () => {
       identity: { name: 'switchboard', version: '0' },
       timeoutMs: 15_000,
       onFetched: changed => changes.push(changed),
-      onProblem: problem => problems.push(problem)
+      onProblem: problem => problems.push(problem),
+      onGone: reason => problems.push(reason)
     })
   })
   afterEach(() => {

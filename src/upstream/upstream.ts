@@ -52,6 +52,9 @@ export interface UpstreamStatus {
   readonly pid?: number
 }
 
+/** A server that has not listed by then is left out of lists until it has. */
+const firstListMs = 5000
+
 export class Upstream {
   readonly config: ServerConfig
   readonly #options: UpstreamOptions
@@ -60,6 +63,7 @@ export class Upstream {
   readonly #waiters = new Set<{ resolve: () => void; reject: (error: Error) => void }>()
   #state: UpstreamState = 'starting'
   #since = Date.now()
+  #started = 0
   #problem: string | undefined
   #listProblem: string | undefined
   #connection: Connection | undefined
@@ -147,9 +151,9 @@ export class Upstream {
     return this.#firstAttempt
   }
 
-  /** That attempt, if nothing is known of the server's tools until it has ended. */
+  /** That attempt, if nothing is known of the server's tools until it has ended; lists wait for it only so long. */
   get firstList(): Promise<void> | undefined {
-    return this.tools ? undefined : this.#firstAttempt
+    return this.tools || Date.now() - this.#started > firstListMs ? undefined : this.#firstAttempt
   }
 
   get status(): UpstreamStatus {
@@ -173,6 +177,7 @@ export class Upstream {
 
   /** Begins to connect, in the background. */
   start(): void {
+    this.#started = Date.now()
     this.#firstAttempt = this.#connect().then(() => {
       this.#firstAttempt = undefined
     })
