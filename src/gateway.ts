@@ -3,15 +3,13 @@
  * Configuration becomes running parts in `apply`, on the first boot as on every later change.
  */
 import { createHash, randomBytes } from 'node:crypto'
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
-import type { AddressInfo } from 'node:net'
-import { getRequestListener } from '@hono/node-server'
 import { buildCatalog, type Catalog, type CatalogFinding } from './catalog/snapshot.js'
 import { createDiskCache } from './catalog/disk-cache.js'
 import { createViews } from './catalog/view.js'
 import { isLoopback } from './config/checks.js'
 import type { Config } from './config/schema.js'
-import { createApp, refusal } from './downstream/app.js'
+import { createApp } from './downstream/app.js'
+import { createHttpServer } from './downstream/http-server.js'
 import { createLegacy } from './downstream/legacy.js'
 import { createListeners } from './downstream/listeners.js'
 import { createModern } from './downstream/modern.js'
@@ -19,7 +17,6 @@ import { createSessions } from './downstream/sessions.js'
 import { createRest } from './downstream/rest.js'
 import { createSse } from './downstream/sse.js'
 import { createStreamableHttp } from './downstream/streamable-http.js'
-import { reasonOf, SwitchboardError } from './errors.js'
 import { createAudit } from './observe/audit.js'
 import { createMetrics } from './observe/metrics.js'
 import type { Log } from './observe/log.js'
@@ -151,23 +148,12 @@ export async function startGateway({ config, state, log }: GatewayOptions): Prom
     log,
     ready: () => ready
   })
-  const listener = getRequestListener(app.fetch, {
-    overrideGlobalObjects: false,
-    autoCleanupIncoming: false,
-    // A Host or target that is none cannot even become a request.
-    errorHandler: error => {
-      log.info({ event: 'refused', reason: reasonOf(error) })
-      return refusal(new SwitchboardError('forbidden_host'), { connection: 'close' })
-    }
+  const server = createHttpServer({
+    fetch: app.fetch,
+    knows: headers => keyRing.authenticate(headers).key !== undefined,
+    log
   })
-  const server = createServer(serverOptions, (req, res) => void listener(req, res))
-  // A client that asks before it sends its body is told to go on only with a key that works.
-  server.on('checkContinue', (req: IncomingMessage, res: ServerResponse) => {
-    if (keyRing.authenticate(req.headers).key) res.writeContinue()
-    void listener(req, res)
-  })
-  server.maxHeadersCount = 0
-  const url = await listen(server, config)
+  const url = await server.listen(config.listen.host, config.listen.port)
 
   for (const serverConfig of config.servers) {
     const cached = cache.get(serverConfig)
@@ -194,16 +180,15 @@ export async function startGateway({ config, state, log }: GatewayOptions): Prom
 
   async function close(): Promise<void> {
     ready = false
-    const closed = new Promise<void>(resolve => server.close(() => resolve()))
-    server.closeIdleConnections()
+    server.stopListening()
     const deadline = Date.now() + drainMs
     while (running > 0 && Date.now() < deadline) await new Promise(resolve => setTimeout(resolve, 20))
     sessions.close()
     sse.close()
     modern.close()
+    await server.answered(deadline)
     await Promise.all([...upstreams.values()].map(upstream => upstream.close()))
-    server.closeAllConnections()
-    await closed
+    await server.close()
     cache.flush()
     metrics.close()
     state.close()
@@ -224,44 +209,9 @@ export async function startGateway({ config, state, log }: GatewayOptions): Prom
 
 const isModernHttp = (verdict: Verdict | undefined) => verdict?.era === 'modern' && verdict.transport === 'http'
 
-/** Limits of the HTTP parser; none of them concerns a response, so streams may live for days. */
-const serverOptions = {
-  maxHeaderSize: 16 * 1024,
-  headersTimeout: 10_000,
-  requestTimeout: 30_000,
-  connectionsCheckingInterval: 1000,
-  // Longer than the idle time of common proxies, so that it is they who close.
-  keepAliveTimeout: 75_000
-}
-
 function emptySnapshot(upstreams: ReadonlyMap<string, Upstream>): Snapshot {
   const catalog = buildCatalog([])
   return { catalog, views: createViews(catalog), upstreams }
-}
-
-function listen(server: Server, { listen: { host, port } }: Config): Promise<string> {
-  return new Promise((resolve, reject) => {
-    server.once('error', (error: NodeJS.ErrnoException) => {
-      const where = `${host}:${port}`
-      const why =
-        error.code === 'EADDRINUSE'
-          ? `The address ${where} is already in use. Stop the program that has it, or choose another port: "listen: { port: … }" in servers.yaml, or --port.`
-          : error.code === 'EADDRNOTAVAIL'
-            ? `This machine has no address ${host}. Correct "listen.host" in servers.yaml.`
-            : `Cannot listen on ${where} (${error.code ?? error.message}).`
-      reject(new SwitchboardError('internal', why, { cause: error }))
-    })
-    server.listen(port, host, () => {
-      const { port: actual } = server.address() as AddressInfo
-      const name =
-        host === '0.0.0.0' || host === '::'
-          ? '127.0.0.1'
-          : host.includes(':')
-            ? `[${host.replace(/[[\]]/g, '')}]`
-            : host
-      resolve(`http://${name}:${actual}`)
-    })
-  })
 }
 
 /** Tells each finding once, until it has gone and comes back. */

@@ -1,0 +1,119 @@
+/**
+ * The Node server under the doors: its parser's limits, and an end in order. Nobody's answer is cut: listening stops
+ * first, idle connections are ended, open responses say that they are the last on theirs and are waited for.
+ */
+import { createServer, type IncomingHttpHeaders, type IncomingMessage, type ServerResponse } from 'node:http'
+import { Server as TcpServer, type AddressInfo, type Socket } from 'node:net'
+import { getRequestListener } from '@hono/node-server'
+import { reasonOf, SwitchboardError } from '../errors.js'
+import type { Log } from '../observe/log.js'
+import { refusal } from './app.js'
+
+export interface HttpServerOptions {
+  readonly fetch: Parameters<typeof getRequestListener>[0]
+  /** Whether these headers hold a key that works. */
+  readonly knows: (headers: IncomingHttpHeaders) => boolean
+  readonly log: Log
+}
+
+export interface HttpServer {
+  /** @returns `http://host:port`. @throws SwitchboardError when the address cannot be had, saying what to do. */
+  listen(host: string, port: number): Promise<string>
+  /** Takes no new connection, ends idle ones, and lets every open response be the last on its connection. */
+  stopListening(): void
+  /** Resolves when no response is open any more, or at `deadline` (epoch ms). */
+  answered(deadline: number): Promise<void>
+  /** Cuts what is left. */
+  close(): Promise<void>
+}
+
+/** Limits of the HTTP parser; none of them concerns a response, so streams may live for days. */
+const limits = {
+  maxHeaderSize: 16 * 1024,
+  headersTimeout: 10_000,
+  requestTimeout: 30_000,
+  connectionsCheckingInterval: 1000,
+  // Longer than the idle time of common proxies, so that it is they who close.
+  keepAliveTimeout: 75_000
+}
+
+export function createHttpServer({ fetch, knows, log }: HttpServerOptions): HttpServer {
+  const sockets = new Set<Socket>()
+  const open = new Set<ServerResponse>()
+  let stopped = false
+
+  const listener = getRequestListener(fetch, {
+    overrideGlobalObjects: false,
+    autoCleanupIncoming: false,
+    // A Host or target that is none cannot even become a request.
+    errorHandler: error => {
+      log.info({ event: 'refused', reason: reasonOf(error) })
+      return refusal(new SwitchboardError('forbidden_host'), { connection: 'close' })
+    }
+  })
+  const answer = (req: IncomingMessage, res: ServerResponse) => {
+    open.add(res)
+    res.once('close', () => open.delete(res))
+    if (stopped) res.shouldKeepAlive = false
+    void listener(req, res)
+  }
+  const server = createServer(limits, answer)
+  // Too many are counted and refused by the guard; Node would drop them in silence.
+  server.maxHeadersCount = 0
+  // A client that asks before it sends its body is told to go on only with a key that works.
+  server.on('checkContinue', (req: IncomingMessage, res: ServerResponse) => {
+    if (knows(req.headers)) res.writeContinue()
+    answer(req, res)
+  })
+  server.on('connection', socket => {
+    sockets.add(socket)
+    socket.once('close', () => sockets.delete(socket))
+  })
+
+  return {
+    listen: (host, port) =>
+      new Promise((resolve, reject) => {
+        server.once('error', (error: NodeJS.ErrnoException) => {
+          reject(new SwitchboardError('internal', listenFailure(error, host, port), { cause: error }))
+        })
+        server.listen(port, host, () => {
+          const { port: actual } = server.address() as AddressInfo
+          resolve(`http://${reachable(host)}:${actual}`)
+        })
+      }),
+
+    stopListening() {
+      stopped = true
+      // The HTTP server's own `close` destroys connections whose last answer is still on its way.
+      TcpServer.prototype.close.call(server)
+      const busy = new Set([...open].map(res => res.socket))
+      for (const res of open) res.shouldKeepAlive = false
+      for (const socket of sockets) if (!busy.has(socket)) socket.end()
+    },
+
+    async answered(deadline) {
+      while (open.size > 0 && Date.now() < deadline) await new Promise(resolve => setTimeout(resolve, 10))
+    },
+
+    async close() {
+      server.close()
+      server.closeAllConnections()
+      for (const socket of sockets) socket.destroy()
+      while (sockets.size > 0) await new Promise(resolve => setImmediate(resolve))
+    }
+  }
+}
+
+function listenFailure({ code, message }: NodeJS.ErrnoException, host: string, port: number): string {
+  if (code === 'EADDRINUSE') {
+    return `The address ${host}:${port} is already in use. Stop the program that has it, or choose another port: "listen: { port: … }" in servers.yaml, or --port.`
+  }
+  if (code === 'EADDRNOTAVAIL') return `This machine has no address ${host}. Correct "listen.host" in servers.yaml.`
+  return `Cannot listen on ${host}:${port} (${code ?? message}).`
+}
+
+/** The host under which this machine reaches an address it listens at. */
+function reachable(host: string): string {
+  if (host === '0.0.0.0' || host === '::') return '127.0.0.1'
+  return host.includes(':') ? `[${host.replace(/[[\]]/g, '')}]` : host
+}
