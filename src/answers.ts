@@ -74,6 +74,7 @@ export function outcomeOf({ code }: SwitchboardError): Outcome {
     case 'upstream_down':
       return 'down'
     case 'upstream_died':
+    case 'upstream_broke':
       return 'died'
     case 'upstream_timeout':
       return 'timeout'

@@ -167,10 +167,7 @@ export async function startGateway({ config, state, log }: GatewayOptions): Prom
         const { tools = [], verdict } = upstream
         // What may be shown of a tool depends on how its server is reached, too.
         if (changed || snapshot.catalog.server(upstream.id)?.source.overModernHttp !== isModernHttp(verdict)) rebuild()
-        const found = cache.get(serverConfig)?.verdict
-        const same = found?.era === verdict?.era && found?.transport === verdict?.transport
-        const at = (same && found?.at) || Date.now()
-        cache.put(serverConfig, { tools, confirmed: Date.now(), ...(verdict && { verdict: { ...verdict, at } }) })
+        cache.put(serverConfig, { tools, confirmed: Date.now(), ...(verdict && { verdict }) })
       }
     })
     upstreams.set(upstream.id, upstream)

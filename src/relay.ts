@@ -299,7 +299,11 @@ function legOf(
     ...((headers ?? upstream === 'modern') && {
       headers: { ...headers, ...(upstream === 'modern' && mirrored(exchange, params, entry)) }
     }),
-    ...(progress && { onNotification: progress.heard })
+    onNotification: notification => {
+      if (notification.method === 'notifications/progress') progress?.heard(notification)
+      // Logging is not declared to anybody yet, and an upstream's cancellations are about requests of its own.
+      else if (!unshared.has(notification.method)) exchange.notify(notification)
+    }
   }
 }
 
@@ -312,6 +316,8 @@ function mirrored(
   const unknown = Object.entries(given ?? {}).filter(([name]) => !paramAnnotations.has(name.slice('mcp-param-'.length)))
   return { ...Object.fromEntries(unknown), ...paramHeaders(paramAnnotations, params.arguments) }
 }
+
+const unshared: ReadonlySet<string> = new Set(['notifications/message', 'notifications/cancelled'])
 
 const between = ({ era, client }: Exchange, upstream: RelayUpstream): Between => ({
   to: { era, capabilities: client.capabilities },

@@ -10,6 +10,7 @@ import { afterEach, beforeEach, describe, expect, onTestFinished, test, vi } fro
 import { createDiskCache, type CachedServer, type CacheStore } from '../src/catalog/disk-cache.js'
 import { createViews } from '../src/catalog/view.js'
 import type { ServerConfig } from '../src/config/schema.js'
+import { SwitchboardError } from '../src/errors.js'
 import type { Link } from '../src/upstream/link.js'
 import { ToolList } from '../src/upstream/tool-list.js'
 import { start as startHttpModern } from './fixtures/http-modern.mjs'
@@ -475,9 +476,11 @@ describe('the list of a server is asked for', () => {
   let asked: number[]
   let tools: unknown[]
   let fails: boolean
+  let failure: Error
   let list: ToolList
   const changes: boolean[] = []
   const problems: (string | undefined)[] = []
+  const gone: string[] = []
 
   interface Nature {
     readonly era?: 'legacy' | 'modern'
@@ -504,7 +507,7 @@ describe('the list of a server is asked for', () => {
           return new Promise(() => {})
         }
         asked.push(Date.now())
-        if (fails) return Promise.reject(new Error('it is ill'))
+        if (fails) return Promise.reject(failure)
         return Promise.resolve({ result: { tools, ...(ttlMs !== undefined && { ttlMs }) } })
       }
     }
@@ -521,13 +524,14 @@ describe('the list of a server is asked for', () => {
     asked = []
     tools = toolsNamed(['echo'])
     fails = false
-    changes.length = problems.length = 0
+    failure = new Error('it is ill')
+    changes.length = problems.length = gone.length = 0
     list = new ToolList({
       identity: { name: 'switchboard', version: '0' },
       timeoutMs: 15_000,
       onFetched: changed => changes.push(changed),
       onProblem: problem => problems.push(problem),
-      onGone: reason => problems.push(reason)
+      onGone: reason => gone.push(reason)
     })
   })
   afterEach(() => {
@@ -647,6 +651,15 @@ describe('the list of a server is asked for', () => {
     fails = false
     await pass(2 * minute)
     expect(problems.at(-1)).toBeUndefined()
+  })
+
+  test('in vain if it cannot be reached at all: its owner hears of it, and the last list stays', async () => {
+    await follow({ era: 'modern', ttlMs: 5000 })
+    fails = true
+    failure = new SwitchboardError('upstream_down', 'nothing listens at its address')
+    await pass(5000)
+    expect(gone).toEqual(['nothing listens at its address'])
+    expect(list.items).toEqual(tools)
   })
 
   test('no longer when its connection is gone, and the last list stays', async () => {

@@ -176,7 +176,7 @@ keys:
         gone = await startRawHttp({ port })
       }
     },
-    { outcome: 'died', server: 'dies', tool: 'echo', code: -31502, run: () => call('dies__echo') },
+    { outcome: 'died', server: 'dies', tool: 'echo', code: -31503, run: () => call('dies__echo') },
     { outcome: 'timeout', server: 'silent', tool: 'echo', code: -31504, run: () => call('silent__echo') },
     {
       outcome: 'cancelled',

@@ -335,9 +335,9 @@ describe('a call that fails', () => {
     expect(reply.json.isError).toBe(true)
   })
 
-  test('because the server died of it is 502 with its last words, and says that it was sent', async () => {
+  test('because the server died of it is 503 with its last words, and says that it was sent', async () => {
     const reply = await callTool('dies__echo')
-    expect([reply.status, problemOf(reply)]).toEqual([502, { code: -31502, server: 'dies', dispatched: true }])
+    expect([reply.status, problemOf(reply)]).toEqual([503, { code: -31503, server: 'dies', dispatched: true }])
     expect(textOf(reply)).toMatch(/exited with code 3.*the disk is full.*had been sent/)
   })
 

@@ -122,7 +122,8 @@ export class HttpExchange implements Exchange {
   }
 }
 
-function traceOf({ headers }: IncomingMessage): Record<string, string> | undefined {
+/** The trace context of a request (W3C Trace Context, Baggage): the only headers that travel on. */
+export function traceOf({ headers }: IncomingMessage): Record<string, string> | undefined {
   let trace: Record<string, string> | undefined
   for (const name of traceHeaders) {
     const value = headers[name]

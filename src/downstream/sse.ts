@@ -21,6 +21,7 @@ import type { ClientFacts } from '../wire/leg.js'
 import type { Caller } from './app.js'
 import { readJson } from './body.js'
 import { EventStream } from './event-stream.js'
+import { traceOf } from './exchange.js'
 import { applyCancelled, type InFlight, type Legacy } from './legacy.js'
 import { toolsListChanged, type Listeners } from './listeners.js'
 import { commonHeaders, replyRefusal, unreadBody } from './reply.js'
@@ -51,6 +52,7 @@ class SseExchange implements Exchange {
     readonly key: Key,
     readonly scope: Scope,
     readonly client: ClientFacts,
+    readonly headers: Readonly<Record<string, string>>,
     stream: EventStream
   ) {
     this.#stream = stream
@@ -120,7 +122,7 @@ export function createSse({ legacy, listeners }: { readonly legacy: Legacy; read
             'invalid_request',
             `Request id ${JSON.stringify(id)} belongs to a request that is still running.`
           )
-        void answer(conversation, key, classified.message)
+        void answer(conversation, key, classified.message, traceOf(req) ?? {})
       }
       if (classified.kind === 'notification' && classified.message.method === 'notifications/cancelled') {
         applyCancelled(conversation.inFlight, classified.message.params)
@@ -134,14 +136,19 @@ export function createSse({ legacy, listeners }: { readonly legacy: Legacy; read
     }
   }
 
-  async function answer(conversation: Conversation, key: Key, message: RpcRequest): Promise<void> {
+  async function answer(
+    conversation: Conversation,
+    key: Key,
+    message: RpcRequest,
+    trace: Record<string, string>
+  ): Promise<void> {
     const { scope, stream, inFlight } = conversation
     if (message.method === 'initialize') {
       const { client, result } = legacy.initialize(message.params)
       conversation.client = client
       return stream.send(serialiseAnswer(message.id, { result }))
     }
-    const exchange = new SseExchange(message.id, key, scope, conversation.client, stream)
+    const exchange = new SseExchange(message.id, key, scope, conversation.client, trace, stream)
     inFlight.set(message.id, exchange)
     try {
       exchange.finish(await legacy.dispatch(exchange, message))

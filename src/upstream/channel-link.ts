@@ -3,8 +3,15 @@
  * progress find their request by that id, everything else is unattributable. Framing is the channel's business.
  */
 import { SwitchboardError, toSwitchboardError } from '../errors.js'
-import { legParams, type Era } from '../wire/era.js'
-import { classifyMessage, type Answer, type Json, type RpcNotification, type RpcRequest } from '../wire/json-rpc.js'
+import { legParams, metaKey, type Era } from '../wire/era.js'
+import {
+  classifyMessage,
+  isObject,
+  type Answer,
+  type Json,
+  type RpcNotification,
+  type RpcRequest
+} from '../wire/json-rpc.js'
 import type { Leg } from '../wire/leg.js'
 import type { Link, LinkEvents, LinkInfo } from './link.js'
 
@@ -95,10 +102,10 @@ export class ChannelLink implements Link {
     else if (kind === 'request') this.#asked(message)
   }
 
-  /** The channel is gone: everything in flight is answered now. */
-  lost(reason: string): void {
+  /** The channel is gone: everything in flight is answered now. `upstream_died`: so is the server itself. */
+  lost(reason: string, code: 'upstream_died' | 'upstream_broke' = 'upstream_died'): void {
     if (this.#ended) return
-    this.#end(reason)
+    this.#end(reason, code)
     this.#events.onLost(reason)
   }
 
@@ -107,8 +114,8 @@ export class ChannelLink implements Link {
     await this.#channel.close()
   }
 
-  #end(reason: string): void {
-    this.#ended = new SwitchboardError('upstream_died', reason, { server: this.#server, dispatched: true })
+  #end(reason: string, code: 'upstream_died' | 'upstream_broke' = 'upstream_died'): void {
+    this.#ended = new SwitchboardError(code, reason, { server: this.#server, dispatched: true })
     for (const { release, reject } of this.#pending.values()) {
       release()
       reject(this.#ended)
@@ -130,7 +137,11 @@ export class ChannelLink implements Link {
       if (typeof token === 'number') this.#pending.get(token)?.leg.onNotification?.(notification)
       return
     }
-    this.#events.onNotification(notification)
+    // 2026-07-28: what comes on a subscription names the request that opened it.
+    const { _meta } = notification.params ?? {}
+    const subscription = isObject(_meta) ? this.#pending.get(_meta[metaKey.subscriptionId] as number) : undefined
+    if (subscription) subscription.leg.onNotification?.(notification)
+    else this.#events.onNotification(notification)
   }
 
   #asked({ id, method }: RpcRequest): void {

@@ -19,6 +19,8 @@ import { openStdio } from './stdio-link.js'
 export interface Verdict {
   readonly era: Era
   readonly transport: 'stdio' | 'sse' | 'http'
+  /** When that was found out, epoch milliseconds. */
+  readonly at: number
 }
 
 export interface Connection {
@@ -125,7 +127,7 @@ async function connectStdio(options: ConnectOptions, command: string): Promise<C
     if (known && config.era === 'auto' && isRefusal(error)) return connectStdio(forget(options), command)
     throw error
   }
-  return { link, child, verdict: { era, transport: 'stdio' }, close: () => link.close() }
+  return { link, child, verdict: { era, transport: 'stdio', at: foundAt(options) }, close: () => link.close() }
 }
 
 /**
@@ -192,7 +194,7 @@ async function dialHttp(options: ConnectOptions): Promise<Connection> {
     await initialize(link, identity, ms)
   })
   link.listen()
-  return { link, verdict: { era: link.info.era, transport: 'http' }, close: () => link.close() }
+  return { link, verdict: { era: link.info.era, transport: 'http', at: foundAt(options) }, close: () => link.close() }
 }
 
 async function dialSse(options: ConnectOptions): Promise<Connection> {
@@ -203,7 +205,7 @@ async function dialSse(options: ConnectOptions): Promise<Connection> {
     hooks
   )
   await opened(link, options, () => initialize(link, identity, ms))
-  return { link, verdict: { era: 'legacy', transport: 'sse' }, close: () => link.close() }
+  return { link, verdict: { era: 'legacy', transport: 'sse', at: foundAt(options) }, close: () => link.close() }
 }
 
 /** Runs the opening of a link; a link that could not be opened is closed. */
@@ -229,6 +231,9 @@ async function mustDiscover(link: Negotiable, identity: GatewayIdentity, ms: num
 
 /** The server answered, but not as it did last time: what is known of it no longer holds. */
 const isRefusal = (error: unknown) => error instanceof SwitchboardError && error.code === 'upstream_garbage'
+
+/** A verdict that was only confirmed keeps its date. */
+const foundAt = ({ known }: ConnectOptions) => known?.at ?? Date.now()
 
 function forget({ known: _known, ...options }: ConnectOptions): ConnectOptions {
   return options

@@ -34,6 +34,8 @@ const lingerMs = 5000
 /** How long a broken connection waits for the news of its process. */
 const obituaryMs = 250
 
+const changeOfOffer = /^notifications\/(?:tools|prompts|resources)\//
+
 /** The server no longer knows our session: the request provably did not run. */
 class SessionLost extends Error {}
 
@@ -180,7 +182,7 @@ export class HttpLink implements Negotiable {
           if (method === 'initialize' && status === 200) this.#session = single(headers['mcp-session-id'])
         },
         onEvent: data => {
-          const message = this.#onLeg(data, id, leg)
+          const message = this.#onLeg(data, id, method, leg)
           if (!message) return
           answered(message)
           setTimeout(() => call.abort(), lingerMs).unref()
@@ -208,10 +210,15 @@ export class HttpLink implements Negotiable {
   }
 
   /** Takes one event of a request's own stream; returns the final answer when it is that. */
-  #onLeg(data: string, id: number, leg: Leg): RpcResponse | undefined {
+  #onLeg(data: string, id: number, method: string, leg: Leg): RpcResponse | undefined {
     const message = parseMessage(data)
     if (message.kind === 'response' && message.message.id === id) return message.message
-    if (message.kind === 'notification') leg.onNotification?.(message.message)
+    if (message.kind === 'notification') {
+      // Changes of what a server offers concern everybody, on whichever stream they are told.
+      if (changeOfOffer.test(message.message.method) && method !== 'subscriptions/listen')
+        this.#events.onNotification(message.message)
+      else leg.onNotification?.(message.message)
+    }
     if (message.kind === 'request') this.#sendAside(answerToServer(message.message.id, message.message.method))
     return undefined
   }
@@ -230,7 +237,7 @@ export class HttpLink implements Negotiable {
     method: string
   ): Pick<RpcResponse, 'result' | 'error'> | Error {
     if (end.kind === 'failed') {
-      return this.#failure(end.dispatched ? 'upstream_died' : 'upstream_down', end.reason, end.dispatched)
+      return this.#failure(end.dispatched ? 'upstream_broke' : 'upstream_down', end.reason, end.dispatched)
     }
     const { status, headers, body } = end
     if (status === 200) {
@@ -345,7 +352,7 @@ export class HttpLink implements Negotiable {
   }
 
   #failure(
-    code: 'upstream_died' | 'upstream_down' | 'upstream_garbage' | 'upstream_refused',
+    code: 'upstream_died' | 'upstream_broke' | 'upstream_down' | 'upstream_garbage' | 'upstream_refused',
     reason: string,
     dispatched: boolean,
     status?: number

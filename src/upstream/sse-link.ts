@@ -48,7 +48,7 @@ export function openSse(
       onEnd: end => {
         if (end.kind === 'failed')
           failed?.(
-            new SwitchboardError(end.dispatched ? 'upstream_died' : 'upstream_down', end.reason, {
+            new SwitchboardError(end.dispatched ? 'upstream_broke' : 'upstream_down', end.reason, {
               server,
               dispatched: end.dispatched
             })
@@ -118,7 +118,7 @@ export function openSse(
               : end.status === 401 || end.status === 403
                 ? `it rejected the gateway's credentials (HTTP ${end.status}); check "headers" in servers.yaml`
                 : `it answered HTTP ${end.status} where an event stream was expected`
-        if (endpoint !== undefined) link.lost(reason)
+        if (endpoint !== undefined) link.lost(reason, 'upstream_broke')
         else
           refuse(
             new SwitchboardError(

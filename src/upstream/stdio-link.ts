@@ -37,7 +37,8 @@ export function openStdio(options: StdioOptions, events: LinkEvents): StdioLink 
       }
       link.receive(value)
     },
-    onOversize: bytes => link.lost(`it sent a message of more than ${Math.floor(bytes / 1024 / 1024)} MiB`)
+    onOversize: bytes =>
+      link.lost(`it sent a message of more than ${Math.floor(bytes / 1024 / 1024)} MiB`, 'upstream_broke')
   })
   const child = startChild({
     ...options,

@@ -54,6 +54,8 @@ export interface UpstreamStatus {
 
 /** A server that has not listed by then is left out of lists until it has. */
 const firstListMs = 5000
+/** What a server was found to speak is believed for a day. */
+const verdictMs = 24 * 3600 * 1000
 
 export class Upstream {
   readonly config: ServerConfig
@@ -264,7 +266,8 @@ export class Upstream {
   #mayRepeat(error: unknown, leg: Leg): boolean {
     if (!(error instanceof SwitchboardError) || leg.cancellation.reason || this.#state === 'stopped') return false
     if (error.code === 'upstream_down') return error.facts.dispatched === false
-    return error.code === 'upstream_died' && this.config.retry === 'annotated' && leg.repeatable === true
+    const broken = error.code === 'upstream_died' || error.code === 'upstream_broke'
+    return broken && this.config.retry === 'annotated' && leg.repeatable === true
   }
 
   /** Waits until there is a link, pulling the next attempt forward. @throws the reason when that attempt fails. */
@@ -328,7 +331,7 @@ export class Upstream {
         config,
         identity,
         cancellation: this.#attemptEnd,
-        ...(this.#verdict && { known: this.#verdict }),
+        ...(this.#verdict && Date.now() - this.#verdict.at < verdictMs && { known: this.#verdict }),
         hooks: {
           onNotification: notification => this.#toolList.notified(notification),
           onLost: reason => this.#lost(reason),
