@@ -232,13 +232,9 @@ function check({ key }: Exchange, entry: ToolEntry): boolean {
 }
 
 /** A modern client's headers must mirror the arguments the schema says they do; asked only once the tool may be seen. */
-function mirrorFault(
-  { era, paramHeaders }: Exchange,
-  { paramAnnotations }: ToolEntry,
-  params: Json
-): string | undefined {
-  if (era === 'legacy' || !paramHeaders || paramAnnotations.size === 0) return undefined
-  return checkParamHeaders(paramHeaders, paramAnnotations, params.arguments)
+function mirrorFault(exchange: Exchange, { paramAnnotations }: ToolEntry, params: Json): string | undefined {
+  if (exchange.era === 'legacy' || paramAnnotations.size === 0 || !exchange.paramHeaders) return undefined
+  return checkParamHeaders(exchange.paramHeaders, paramAnnotations, params.arguments)
 }
 
 /** Waits, for a while, for the first answer of servers this key may use and nobody has heard of yet. */

@@ -5,7 +5,7 @@
  * Timing: every wrong credential costs one digest and one failed look-up, and the look-up compares digests, which a
  * caller cannot steer byte by byte: how long it takes says nothing about the digests stored.
  */
-import { createHash, randomBytes } from 'node:crypto'
+import { hash, randomBytes } from 'node:crypto'
 import type { IncomingHttpHeaders } from 'node:http'
 import type { KeyConfig } from '../config/schema.js'
 import { compilePolicy, type Policy } from './policy.js'
@@ -78,7 +78,7 @@ export function newSecret(): string {
 
 /** What is stored instead of a secret: its SHA-256 in hexadecimal. */
 export function digestOf(secret: string): string {
-  return createHash('sha256').update(secret).digest('hex')
+  return hash('sha256', secret, 'hex')
 }
 
 type Credential = { readonly secret: string } | 'unreadable' | undefined
