@@ -5,7 +5,7 @@ import { check } from './commands/check.js'
 import type { CommandContext, ExitCode } from './commands/command.js'
 import { keyNew, keyShow } from './commands/key.js'
 import { serve } from './commands/serve.js'
-import { version } from './commands/version.js'
+import { version } from './version.js'
 
 const usage = `Usage: switchboard [command] [options]
 

@@ -7,7 +7,7 @@ const root = resolve(import.meta.dirname, '..', 'src')
 
 /** Room -> rooms it may import; `types` marks those from which only types may come. */
 const table: Record<string, { may: readonly string[]; types?: readonly string[] }> = {
-  cli: { may: ['commands', 'config'] },
+  cli: { may: ['commands', 'config', 'version'] },
   commands: {
     may: ['gateway', 'config', 'upstream', 'catalog', 'policy', 'observe', 'errors', 'wire', 'state', 'version']
   },

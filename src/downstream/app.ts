@@ -7,22 +7,16 @@ import type { HttpBindings } from '@hono/node-server'
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
 import { Hono, type Context } from 'hono'
 import type { Catalog } from '../catalog/snapshot.js'
-import type { Scope } from '../catalog/view.js'
 import { SwitchboardError } from '../errors.js'
 import type { Log } from '../observe/log.js'
 import type { Key, KeyRing } from '../policy/keys.js'
+import { scopeOf, type Caller } from './caller.js'
 import { applyCors } from './cors.js'
 import { createGuard, type GuardOptions } from './guard.js'
 import { commonHeaders, refusalBody, replyRefusal, unreadBody } from './reply.js'
 import type { RestDoor } from './rest.js'
 import type { SseDoor } from './sse.js'
 import type { StreamableHttp } from './streamable-http.js'
-
-/** Whose request it is and which servers it speaks of: settled before a door is reached. */
-export interface Caller {
-  readonly key: Key
-  readonly scope: Scope
-}
 
 export interface AppOptions {
   readonly guard: GuardOptions
@@ -160,33 +154,6 @@ export function createApp({
     return refusal(new SwitchboardError('internal'))
   })
   return app
-}
-
-/**
- * Which servers this request speaks of. Unknown ones and those the key may not use are dropped alike; undefined when
- * nothing is left.
- */
-function scopeOf(
-  catalog: Catalog,
-  { policy }: Key,
-  path: string | undefined,
-  query: string | undefined,
-  req: IncomingMessage
-): Scope | undefined {
-  const visible = (name: string): string | undefined => {
-    const id = catalog.server(name.trim())?.source.id
-    return id !== undefined && policy.seesServer(id) ? id : undefined
-  }
-  if (path !== undefined) {
-    const id = visible(path)
-    return id === undefined ? undefined : { key: `/${id}`, servers: [id], plain: true }
-  }
-  const header = req.headers['x-mcp-servers']
-  const named = query ?? (typeof header === 'string' ? header : undefined)
-  if (named === undefined) return { key: '*', servers: undefined, plain: false }
-  const chosen = new Set(named.split(',').map(visible))
-  const servers = catalog.servers.map(({ source }) => source.id).filter(id => chosen.has(id))
-  return servers.length > 0 ? { key: servers.join(','), servers, plain: false } : undefined
 }
 
 const oauthProbe = /\/\.well-known(?:\/|$)|^\/(?:register|authorize|token)\/?$/

@@ -18,7 +18,7 @@ import {
   type RpcRequest
 } from '../wire/json-rpc.js'
 import type { ClientFacts } from '../wire/leg.js'
-import type { Caller } from './app.js'
+import type { Caller } from './caller.js'
 import { readJson } from './body.js'
 import { EventStream } from './event-stream.js'
 import { traceOf } from './exchange.js'

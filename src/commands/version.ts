@@ -1,2 +1,0 @@
-/** `switchboard --version`. */
-export { version } from '../version.js'
