@@ -127,13 +127,12 @@ function selfTimes({ nodes, samples, timeDeltas, startTime }, from, until) {
   return { functions, total }
 }
 
+/** A function with where it stands: the file of ours, or the package, or the part of Node. */
 function shown({ callFrame: { functionName, url, lineNumber } }) {
-  const file = url
-    .replace(/^file:\/\//, '')
-    .replace(/^.*\/(dist|node_modules)\//, (_, folder) => (folder === 'dist' ? 'dist/' : ''))
-  if (url === '')
-    return { name: functionName || '(anonymous)', place: functionName.startsWith('(') ? functionName : '(native)' }
-  const [first, second] = file.split('/')
-  const place = file.startsWith('dist/') ? file : first.startsWith('@') ? `${first}/${second}` : first
-  return { name: `${functionName || '(anonymous)'} ${file}:${lineNumber + 1}`, place }
+  const name = functionName || '(anonymous)'
+  if (url === '') return { name, place: name.startsWith('(') ? name : '(native)' }
+  const [, inPackage] = /^.*\/node_modules\/(.*)$/.exec(url) ?? []
+  const file = inPackage ?? url.replace(/^.*\/(?=dist\/)/, '')
+  const place = inPackage === undefined ? file : /^(?:@[^/]+\/)?[^/]+/.exec(inPackage)[0]
+  return { name: `${name} ${file}:${lineNumber + 1}`, place }
 }

@@ -4,7 +4,7 @@
  *
  *   --quick       fewer rounds and calls: under two minutes
  *   --only ROW    call, stdio, throughput, list, flat, start or memory
- *   --rounds N    instead of 5 (quick) or 7
+ *   --rounds N    instead of 4 (quick) or 7
  *   --json FILE   every round of every row
  */
 import { writeFileSync } from 'node:fs'
@@ -38,7 +38,7 @@ const { values } = parseArgs({
   }
 })
 const { quick, only } = values
-const rounds = Number(values.rounds ?? (quick ? 5 : 7))
+const rounds = Number(values.rounds ?? (quick ? 4 : 7))
 if ((only !== undefined && !Object.hasOwn(rows, only)) || !Number.isInteger(rounds) || rounds < 1) {
   console.error(`--only takes one of ${Object.keys(rows).join(', ')}; --rounds a whole number from 1`)
   process.exit(2)

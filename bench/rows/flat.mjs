@@ -15,7 +15,7 @@ const sizes = [
 const secretOf = i => `swb_bench_key_${i}_0123456789abcdefghijklmnopqrs`
 
 export async function flat({ quick, rounds, processes, load, check, round }) {
-  const limits = quick ? { calls: 6000, ms: 600 } : { calls: 25_000, ms: 2500 }
+  const limits = quick ? { calls: 6000, ms: 500 } : { calls: 25_000, ms: 2500 }
   const upstream = await processes.serve('raw-http')
   const gateways = []
   for (const size of sizes) gateways.push(await startSize(processes, load, upstream.origin, size))

@@ -14,7 +14,7 @@ const sizes = [
 ]
 
 export async function start({ quick, processes, round }) {
-  const starts = quick ? 5 : 12
+  const starts = quick ? 4 : 12
   const rows = []
   for (const { what, upstreams, tools } of sizes) {
     const upstream = await processes.serve('raw-http')

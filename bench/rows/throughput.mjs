@@ -10,7 +10,7 @@ import { toolName } from '../servers/offer.mjs'
 import { callServers } from './calls.mjs'
 
 export async function throughput({ quick, rounds, processes, load, check, round }) {
-  const ms = quick ? 450 : 2500
+  const ms = quick ? 400 : 2500
   const { stdio } = callServers('')
   const gateway = await startGateway(processes, { servers: { stdio }, tools: 11 })
   const ours = await load.open({
