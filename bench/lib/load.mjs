@@ -22,8 +22,8 @@ export function createLoad() {
     if (error === undefined) resolve(result)
     else reject(new Error(error))
   })
-  child.once('exit', () => {
-    for (const { reject } of waiting.values()) reject(new Error('the load generator ended'))
+  child.once('exit', (code, signal) => {
+    for (const { reject } of waiting.values()) reject(new Error(`the load generator ended (${signal ?? code})`))
   })
 
   function ask(command, params) {
@@ -61,7 +61,7 @@ export function createLoad() {
       }
     },
     async stop() {
-      if (child.exitCode !== null) return
+      if (!child.connected) return
       const exited = once(child, 'exit')
       child.disconnect()
       await exited

@@ -41,9 +41,9 @@ export function createProcesses() {
     stop,
     /** A new folder, there until the end of the run. */
     folder: () => mkdtempSync(join(root, 'x')),
-    /** Starts one of `servers/`, which prints the port it listens on. */
+    /** Starts one of `servers/`, which prints the port it listens on and ends with its stdin, so with us. */
     async serve(name, ...args) {
-      const child = start([`servers/${name}.mjs`, ...args], { stdio: ['ignore', 'pipe', 'inherit'] })
+      const child = start([`servers/${name}.mjs`, ...args], { stdio: ['pipe', 'pipe', 'inherit'] })
       const [line] = await once(child.stdout, 'data')
       const port = Number(/listening (\d+)/.exec(line)?.[1])
       if (!port) throw new Error(`${name} did not say where it listens: ${line}`)

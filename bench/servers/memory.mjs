@@ -16,3 +16,4 @@ const server = createServer({ keepAliveTimeout: 60_000 }, (req, res) => {
   })
 })
 server.listen(0, '127.0.0.1', () => console.log(`listening ${server.address().port}`))
+process.stdin.resume().once('end', () => process.exit(0)) // the bench is gone
