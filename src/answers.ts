@@ -1,22 +1,24 @@
 /**
- * What a `tools/call` is answered, in the caller's era: the upstream's own answer with what that era adds or lacks, or a
- * failure of the way there as a result that a model can act on.
+ * What a request is answered, in the caller's era: the upstream's own answer with what that era adds or lacks, or a failure
+ * of the way there, for a tool call as a result that a model can act on.
  */
 import type { ToolEntry } from './catalog/tool-entry.js'
 import { SwitchboardError } from './errors.js'
 import type { Outcome } from './observe/audit.js'
 import { adjustError, adjustResult, understandsResult, type Era } from './wire/era.js'
-import type { Answer, Json } from './wire/json-rpc.js'
+import { isObject, type Answer, type Json, type RpcError } from './wire/json-rpc.js'
 
 /** Between whom an answer passes: who asked, and what the server that answered speaks. */
 export interface Between {
   /** The caller's era and capabilities. */
   readonly to: { readonly era: Era; readonly capabilities: Json }
   readonly from: { readonly era: Era; readonly capabilities: Json }
+  /** A URI of that server as the caller is shown it. */
+  readonly shownUri: (uri: string) => string
 }
 
 /** The upstream's answer in the caller's era. @throws SwitchboardError for what this client must not be shown. */
-export function bridged(answer: Answer, entry: ToolEntry, { to, from }: Between): Answer {
+export function bridged(answer: Answer, { to, from, shownUri }: Between): Answer {
   if (answer.error) {
     const error = adjustError(answer.error, to.era)
     if (error) return { error }
@@ -33,7 +35,52 @@ export function bridged(answer: Answer, entry: ToolEntry, { to, from }: Between)
       { dispatched: true }
     )
   }
-  return { result: adjustResult(withText(wrapped(result, entry, to.era)), from.era, to.era) }
+  return { result: adjustResult(withShownUris(result, shownUri), from.era, to.era) }
+}
+
+/** The same for `tools/call`. */
+export function bridgedCall(answer: Answer, entry: ToolEntry, between: Between): Answer {
+  if (!answer.result) return bridged(answer, between)
+  return bridged({ result: withText(wrapped(answer.result, entry, between.to.era)) }, between)
+}
+
+/** URIs where a client will take them for such: links and embedded resources in content, messages and contents. */
+function withShownUris(result: Json, shownUri: Between['shownUri']): Json {
+  const { content, messages, contents } = result
+  if (Array.isArray(content)) return changed(result, 'content', content, item => inContent(item, shownUri))
+  if (Array.isArray(contents)) return changed(result, 'contents', contents, item => withUri(item, shownUri))
+  if (!Array.isArray(messages)) return result
+  return changed(result, 'messages', messages, message => {
+    if (!isObject(message)) return message
+    const { content } = message
+    if (Array.isArray(content)) return changed(message, 'content', content, item => inContent(item, shownUri))
+    const shown = inContent(content, shownUri)
+    return shown === content ? message : { ...message, content: shown }
+  })
+}
+
+function inContent(item: unknown, shownUri: Between['shownUri']): unknown {
+  if (!isObject(item)) return item
+  if (item.type === 'resource_link') return withUri(item, shownUri)
+  if (item.type !== 'resource') return item
+  const resource = withUri(item.resource, shownUri)
+  return resource === item.resource ? item : { ...item, resource }
+}
+
+function withUri(item: unknown, shownUri: Between['shownUri']): unknown {
+  if (!isObject(item) || typeof item.uri !== 'string') return item
+  const uri = shownUri(item.uri)
+  return uri === item.uri ? item : { ...item, uri }
+}
+
+/** The very same object where nothing changes, which is nearly always. */
+function changed(whole: Json, member: string, items: readonly unknown[], map: (item: unknown) => unknown): Json {
+  let mapped: unknown[] | undefined
+  items.forEach((item, i) => {
+    const now = map(item)
+    if (now !== item) (mapped ??= [...items])[i] = now
+  })
+  return mapped ? { ...whole, [member]: mapped } : whole
 }
 
 /** A 2025-era client was shown an object schema around an output that is none: what it gets is wrapped alike. */
@@ -53,11 +100,8 @@ function withText(result: Json): Json {
 /** A failure as a result: which server and tool, why, whether the call was sent, and the same for programs in `_meta`. */
 export function failedResult(error: SwitchboardError, { server, wireName }: ToolEntry, name: string, era: Era): Json {
   const { dispatched = false, retryAfterMs } = error.facts
-  const sent = dispatched
-    ? 'The call had been sent, so it may or may not have run: check before you repeat it.'
-    : `The call was not sent${retryAfterMs === undefined ? '' : `; try again in ${Math.max(1, Math.ceil(retryAfterMs / 1000))} s`}.`
   const called = name === wireName ? `"${wireName}"` : `"${wireName}" (called as "${name}")`
-  const text = `Server "${server}" could not answer tool ${called}: ${error.message.replace(/[.\s]+$/, '')}. ${sent}`
+  const text = `Server "${server}" could not answer tool ${called}: ${why(error, 'call')}`
   return {
     ...(era === 'modern' && { resultType: 'complete' }),
     content: [{ type: 'text', text }],
@@ -66,6 +110,34 @@ export function failedResult(error: SwitchboardError, { server, wireName }: Tool
       'switchboard/error': { code: error.rpc, server, dispatched, ...(retryAfterMs !== undefined && { retryAfterMs }) }
     }
   }
+}
+
+/** The same for every other request, as an error. */
+export function failedError(
+  error: SwitchboardError,
+  method: string,
+  { server, wireName }: { readonly server: string; readonly wireName: string }
+): RpcError {
+  const { dispatched = false, retryAfterMs } = error.facts
+  return {
+    code: error.rpc,
+    message: `Server "${server}" could not answer ${method} for "${wireName}": ${why(error, 'request')}`,
+    data: { server, dispatched, ...(retryAfterMs !== undefined && { retryAfterMs }) }
+  }
+}
+
+/** The reason, whether it was sent, and what to do. */
+function why(
+  { message, facts: { dispatched = false, retryAfterMs } }: SwitchboardError,
+  what: 'call' | 'request'
+): string {
+  const again = retryAfterMs === undefined ? '' : `; try again in ${Math.max(1, Math.ceil(retryAfterMs / 1000))} s`
+  const sent = !dispatched
+    ? `The ${what} was not sent${again}.`
+    : what === 'call'
+      ? 'The call had been sent, so it may or may not have run: check before you repeat it.'
+      : 'The request had been sent, but its answer is lost; it may be repeated.'
+  return `${message.replace(/[.\s]+$/, '')}. ${sent}`
 }
 
 /** The failure's word in the audit trail. */

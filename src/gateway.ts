@@ -12,6 +12,7 @@ import { createApp } from './downstream/app.js'
 import { createHttpServer } from './downstream/http-server.js'
 import { createLegacy } from './downstream/legacy.js'
 import { createListeners } from './downstream/listeners.js'
+import { createLiveState } from './downstream/live-state.js'
 import { createModern } from './downstream/modern.js'
 import { createSessions } from './downstream/sessions.js'
 import { createRest } from './downstream/rest.js'
@@ -27,6 +28,7 @@ import type { State } from './state.js'
 import type { Verdict } from './upstream/connect.js'
 import { Upstream, type UpstreamStatus } from './upstream/upstream.js'
 import { version } from './version.js'
+import { mostTalkative } from './wire/log-level.js'
 import { createSealer } from './wire/sealing.js'
 
 export interface GatewayOptions {
@@ -52,6 +54,7 @@ const drainMs = 8000
 const maxListTtlMs = 60_000
 /** Servers are told at most this often that their lists are being read. */
 const useEveryMs = 1000
+const findingsMs = 1000
 
 /** Listens first, so that a taken port costs no upstream a start. @throws SwitchboardError when the port cannot be had. */
 export async function startGateway({ config, state, log }: GatewayOptions): Promise<Gateway> {
@@ -66,21 +69,18 @@ export async function startGateway({ config, state, log }: GatewayOptions): Prom
   let snapshot: Snapshot = emptySnapshot(upstreams)
   let told = new Set<string>()
 
-  const rebuild = () => {
-    const sources = [...upstreams.values()].map(({ id, config, tools, verdict }) => {
-      const { aliases, namespace } = config
-      return {
-        id,
-        aliases,
-        namespace,
-        tools,
-        overModernHttp: isModernHttp(verdict)
-      }
+  const swapCatalog = () => {
+    const sources = [...upstreams.values()].map(({ id, config, offer, verdict }) => {
+      const { aliases, namespace, instructions, resourceClaims: claims } = config
+      return { id, aliases, namespace, instructions, claims, offer, overModernHttp: isModernHttp(verdict) }
     })
     const catalog = buildCatalog(sources, snapshot.catalog)
-    told = tellFindings(catalog.findings, told, log)
     snapshot = { catalog, views: createViews(catalog), upstreams }
     listeners.changed()
+  }
+  const rebuild = () => {
+    swapCatalog()
+    told = tellFindings(snapshot.catalog.findings(), told, log)
   }
 
   let usedAt = -Infinity
@@ -129,18 +129,31 @@ export async function startGateway({ config, state, log }: GatewayOptions): Prom
       } finally {
         running--
       }
+    },
+    async ask(exchange, method, params) {
+      running++
+      try {
+        return await relay.ask(exchange, method, params)
+      } finally {
+        running--
+      }
     }
   }
-  const listeners = createListeners((key, scope) => relay.toolsSignature(key, scope))
-  const legacy = createLegacy({ relay: counted, serverInfo })
-  const modern = createModern({ relay: counted, listeners, serverInfo })
-  const sse = createSse({ legacy, listeners })
+  const listeners = createListeners((key, scope, change) => relay.signature(key, scope, change))
+  const held = createLiveState()
+  const onLevel = () => {
+    const level = mostTalkative([...sessions.levels(), ...sse.levels()])
+    if (level !== undefined) for (const upstream of upstreams.values()) upstream.setLogLevel(level)
+  }
+  const legacy = createLegacy({ relay: counted, serverInfo, held, onLevel })
+  const modern = createModern({ relay: counted, listeners, serverInfo, held })
+  const sse = createSse({ legacy, listeners, held })
   const sessions = createSessions({ sealer: createSealer({ secrets: sealSecrets(config, state) }) })
   const app = createApp({
     guard: { ...config.listen, loopback: isLoopback(config.listen.host) },
     keys: () => keyRing,
     catalog: () => snapshot.catalog,
-    streamableHttp: createStreamableHttp({ legacy, modern, sessions, listeners, relay }),
+    streamableHttp: createStreamableHttp({ legacy, modern, sessions, listeners, relay, held }),
     sse,
     rest: createRest({ relay: counted, serverInfo }),
     metrics: ({ id, policy }) =>
@@ -161,19 +174,21 @@ export async function startGateway({ config, state, log }: GatewayOptions): Prom
       config: serverConfig,
       identity,
       log,
-      ...(cached && { cachedTools: cached.tools }),
+      ...(cached && { cached: cached.offer }),
       ...(cached?.verdict && { verdict: cached.verdict }),
-      onTools: changed => {
-        const { tools = [], verdict } = upstream
+      onOffer: changed => {
+        const { offer, verdict } = upstream
         // What may be shown of a tool depends on how its server is reached, too.
         if (changed || snapshot.catalog.server(upstream.id)?.source.overModernHttp !== isModernHttp(verdict)) rebuild()
-        cache.put(serverConfig, { tools, confirmed: Date.now(), ...(verdict && { verdict }) })
+        if (offer.tools) cache.put(serverConfig, { offer, confirmed: Date.now(), ...(verdict && { verdict }) })
       }
     })
     upstreams.set(upstream.id, upstream)
   }
-  rebuild()
+  swapCatalog()
   for (const upstream of upstreams.values()) upstream.start()
+  // What was wrong with the lists of the last run can be read when everybody has been answered.
+  const tellTimer = setTimeout(rebuild, findingsMs)
 
   async function close(): Promise<void> {
     ready = false
@@ -186,6 +201,7 @@ export async function startGateway({ config, state, log }: GatewayOptions): Prom
     await server.answered(deadline)
     await Promise.all([...upstreams.values()].map(upstream => upstream.close()))
     await server.close()
+    clearTimeout(tellTimer)
     cache.flush()
     metrics.close()
     state.close()

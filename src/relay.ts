@@ -6,10 +6,12 @@
  * It knows neither HTTP nor processes. Names and ids are rewritten, era members are bridged, all else passes by
  * reference. A denied tool and one that does not exist are the same answer.
  */
-import { bridged, failedResult, outcomeOf, type Between } from './answers.js'
+import { bridged, bridgedCall, failedError, failedResult, outcomeOf, type Between } from './answers.js'
+import type { EntryNames } from './catalog/entry.js'
+import { capabilitiesOf, instructionsOf } from './catalog/self-description.js'
 import type { Catalog } from './catalog/snapshot.js'
 import type { ToolEntry } from './catalog/tool-entry.js'
-import type { Scope, Views } from './catalog/view.js'
+import type { Scope, Sight, Views } from './catalog/view.js'
 import { errorTable, SwitchboardError, toSwitchboardError } from './errors.js'
 import type { Audit, Outcome } from './observe/audit.js'
 import type { Key } from './policy/keys.js'
@@ -18,8 +20,11 @@ import type { Cancellation } from './wire/cancellation.js'
 import { metaKey, type Era } from './wire/era.js'
 import { isObject, type Answer, type Json, type RpcError, type RpcNotification } from './wire/json-rpc.js'
 import type { ClientFacts, Leg } from './wire/leg.js'
+import { listRows, type ChangeKind, type ListKind, type Offer } from './wire/lists.js'
+import { isLoud } from './wire/log-level.js'
 import { checkParamHeaders, paramHeaders } from './wire/mirrored-headers.js'
 import { createProgress, type Progress } from './wire/progress.js'
+import { askables, type Target } from './targets.js'
 
 /** One downstream request until its final answer, as the lane sees it. */
 export interface Exchange {
@@ -28,6 +33,8 @@ export interface Exchange {
   readonly client: ClientFacts
   readonly scope: Scope
   readonly cancellation: Cancellation
+  /** The least severe level of log messages this client wants; undefined: none. */
+  readonly logLevel: string | undefined
   /** Trace context to pass on. */
   readonly headers?: Readonly<Record<string, string>>
   /** `Mcp-Param-*` headers as received with a modern request, names in lower case; absent where none are due. */
@@ -36,19 +43,26 @@ export interface Exchange {
   notify(notification: RpcNotification): void
 }
 
+/** Who asks for what, as far as finding it goes. */
+export type Asker = Pick<Exchange, 'key' | 'scope' | 'era'>
+
 /** What the lane needs of an upstream server. */
 export interface RelayUpstream {
   readonly era: Era | undefined
   /** What the server declared; undefined while it is not connected. */
   readonly info: { readonly capabilities: Json } | undefined
+  /** What it was last known to offer. */
+  readonly offer: Offer
   /** The first attempt to connect, as long as it runs and nothing is known of the server's tools. */
   readonly firstList: Promise<void> | undefined
   /** Seconds of silence after which a request to it is given up. */
   readonly config: { readonly timeout: number }
-  /** Fetches the tool list again; never rejects. */
-  refreshTools(): Promise<void>
-  /** The server no longer knows a tool it listed: the list is fetched again soon. */
-  listDoubtful(): void
+  /** Fetches a list again; never rejects. */
+  refresh(kind: ListKind): Promise<void>
+  /** The server no longer knows an item it listed: the list is fetched again soon. */
+  listDoubtful(kind: ListKind): void
+  /** Has `listener` told when that resource is updated. @throws SwitchboardError when the server refuses. */
+  subscribe(uri: string, listener: (uri: string) => void): Promise<() => void>
   request(method: string, params: Json | undefined, leg: Leg): Promise<Answer>
 }
 
@@ -70,17 +84,33 @@ export interface RelayOptions {
 }
 
 export interface Relay {
-  /** Changes exactly when what this key sees of the tools changes. */
-  toolsSignature(key: Key, scope: Scope): string
+  /** What the gateway says of itself to this key, for `initialize` and `server/discover`. */
+  describe(key: Key, scope: Scope, era: Era): { readonly capabilities: Json; readonly instructions?: string }
+  /** Changes exactly when what this key sees of these lists changes. */
+  signature(key: Key, scope: Scope, change: ChangeKind): string
   /**
    * The exported name of the one tool this key sees that has `name` as its exported or its own name; undefined when
    * there is none, or more than one.
    */
   publicNameOf(exchange: Exchange, name: string): Promise<string | undefined>
-  /** `tools/list`: the page of what this key sees. */
-  listTools(exchange: Exchange, params: Json | undefined): Promise<Answer>
+  /** A list request: the page of what this key sees. */
+  list(exchange: Exchange, kind: ListKind, params: Json | undefined): Promise<Answer>
   /** `tools/call`. Failures of the way there are results with `isError`, which a model can act on. */
   callTool(exchange: Exchange, params?: Json): Promise<Answer>
+  /** `prompts/get`, `resources/read`, `completion/complete`. Failures of the way there are errors. */
+  ask(exchange: Exchange, method: string, params?: Json): Promise<Answer>
+  /**
+   * Has `tell` called with every update of a resource, under the URI this client knows it by.
+   * @returns the release, or the error that answers the request.
+   */
+  subscribe(
+    asker: Asker,
+    params: Json | undefined,
+    tell: (uri: string) => void
+  ): Promise<
+    | { readonly release: () => void; readonly error?: undefined }
+    | { readonly error: RpcError; readonly release?: undefined }
+  >
 }
 
 /** How long a list waits for servers that have never answered. */
@@ -91,17 +121,19 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo }: Rel
     `,"cacheScope":"private","resultType":"complete","_meta":${JSON.stringify({ [metaKey.serverInfo]: serverInfo })}`
   )
 
-  async function listTools(exchange: Exchange, params: Json | undefined): Promise<Answer> {
+  async function list(exchange: Exchange, kind: ListKind, params: Json | undefined): Promise<Answer> {
     await firstLists(snapshot(), exchange)
     const { views } = snapshot()
     const ttlMs = onList()
     const cursor = params?.cursor
     const { era, key, scope } = exchange
     const page =
-      cursor === undefined || typeof cursor === 'string' ? views.view(key.policy, scope).page(era, cursor) : undefined
+      cursor === undefined || typeof cursor === 'string'
+        ? views.view(key.policy, scope, kind).page(era, cursor)
+        : undefined
     if (!page)
       return { error: { code: errorTable.invalid_params.rpc, message: 'Invalid cursor: begin again without one' } }
-    const parts = [listHead, page.items, listTail]
+    const parts = [Buffer.from(`{"${listRows[kind].member}":[`), page.items, listTail]
     if (page.nextCursor !== undefined) parts.push(Buffer.from(`,"nextCursor":${JSON.stringify(page.nextCursor)}`))
     if (era === 'modern') parts.push(Buffer.from(`,"ttlMs":${ttlMs}`), modernMembers)
     return { bytes: Buffer.concat([...parts, closing]) }
@@ -138,12 +170,12 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo }: Rel
 
     const release = limits.admit(exchange.key.id)
     try {
-      if (!release)
-        throw new SwitchboardError('overloaded', 'this key has too many calls running already', {
-          dispatched: false,
-          retryAfterMs: 1000
-        })
-      const answer = bridged(await request(exchange, upstream, entry, params), entry, between(exchange, upstream))
+      if (!release) throw tooMany()
+      const answer = bridgedCall(
+        await request(exchange, upstream, entry, params),
+        entry,
+        between(exchange, upstream, entry.server)
+      )
       if (answer.error) record('rpc_error', answer.error.code)
       else record(answer.result?.isError === true ? 'is_error' : 'ok')
       return answer
@@ -179,39 +211,161 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo }: Rel
       upstream.request('tools/call', wireParams(params, entry), legOf(exchange, params, entry, upstream.era, progress))
     try {
       const answer = await send(entry)
-      if (answer.error && saysUnknown(answer.error)) upstream.listDoubtful()
+      if (answer.error && saysUnknown(answer.error)) upstream.listDoubtful('tools')
       if (answer.error?.code !== errorTable.header_mismatch.rpc) return answer
       // Its schema has changed since we read it. The request was refused before it ran, so it may be sent again.
-      await upstream.refreshTools()
+      await upstream.refresh('tools')
       return await send(find(snapshot().catalog, exchange.scope, params.name as string) ?? entry)
     } finally {
       progress?.stop()
     }
   }
 
+  /** Everything but tools goes the same lane; what differs is a row of `askables`. */
+  async function ask(exchange: Exchange, method: string, params: Json = {}): Promise<Answer> {
+    const begun = performance.now()
+    const askable = askables[method]
+    const name = askable?.nameOf(params)
+    if (!askable || name === undefined) return invalid(askable?.expected ?? `no such method: ${method}`)
+    const { target, upstream, denied } = await locate(exchange, (catalog, sight) =>
+      askable.find(catalog, { sight, scope: exchange.scope }, params)
+    )
+    const record = (outcome: Outcome, code?: number) =>
+      audit({
+        key: exchange.key.id,
+        ...clientName(exchange.client),
+        era: exchange.era,
+        method,
+        ...((target ?? denied) && { server: (target ?? denied)?.server }),
+        tool: (target ?? denied)?.wireName ?? name,
+        outcome,
+        ...(code !== undefined && { code }),
+        ms: performance.now() - begun
+      })
+    if (!target || !upstream) {
+      const error = askable.unknown(name, exchange.era)
+      record(denied ? 'denied' : 'unknown', error.code)
+      return { error }
+    }
+    const release = limits.admit(exchange.key.id)
+    const progress = progressOf(exchange, upstream, target, params)
+    try {
+      if (!release) throw tooMany()
+      const capabilities = upstream.info?.capabilities ?? upstream.offer.capabilities
+      const unable = method === 'completion/complete' && capabilities && !('completions' in capabilities)
+      const answer: Answer = unable
+        ? { result: { completion: { values: [] } } }
+        : await upstream.request(method, target.params, legOf(exchange, params, target, upstream.era, progress))
+      if (answer.error && askable.isUnknown(answer.error)) upstream.listDoubtful(askable.kind)
+      const final = bridged(answer, between(exchange, upstream, target.server))
+      record(final.error ? 'rpc_error' : 'ok', final.error?.code)
+      return askable.isCacheable && final.result ? { result: withCacheMembers(final.result, exchange.era) } : final
+    } catch (thrown) {
+      const error = toSwitchboardError(thrown)
+      record(outcomeOf(error), error.rpc)
+      return { error: failedError(error, method, target) }
+    } finally {
+      progress?.stop()
+      release?.()
+    }
+  }
+
+  /** What a request names if this key sees it; while servers are still unheard of, after a little wait. */
+  async function locate(
+    asker: Asker,
+    find: (catalog: Catalog, sight: Sight) => Target | undefined
+  ): Promise<{ target?: Target; upstream?: RelayUpstream; denied?: Target }> {
+    const first = snapshot()
+    for (const waited of [false, true]) {
+      if (waited) await firstLists(first, asker)
+      const { catalog, upstreams } = snapshot()
+      const target = find(catalog, asker.key.policy)
+      const upstream = target && upstreams.get(target.server)
+      if (target && upstream) return { target, upstream }
+      const denied = waited ? find(catalog, everything) : undefined
+      if (denied) return { denied }
+    }
+    return {}
+  }
+
+  const subscribe: Relay['subscribe'] = async (asker, params = {}, tell) => {
+    const { uri } = params
+    if (typeof uri !== 'string')
+      return {
+        error: { code: errorTable.invalid_params.rpc, message: 'expected params.uri to be the URI of a resource' }
+      }
+    const read = askables['resources/read'] as (typeof askables)[string]
+    const { key, scope, era } = asker
+    const { target, upstream } = await locate(asker, (catalog, sight) => read.find(catalog, { sight, scope }, params))
+    if (!target || !upstream) return { error: read.unknown(uri, era) }
+    const declared = upstream.offer.capabilities?.resources
+    if (upstream.offer.capabilities && !(isObject(declared) && declared.subscribe === true))
+      return { error: { code: -32601, message: `subscribe is not supported for this resource: ${uri}` } }
+    try {
+      const release = await upstream.subscribe(target.wireName, updated => {
+        const viewer = { sight: key.policy, scope }
+        // A part of what was subscribed to goes by its own URI, if this key may see it.
+        if (updated === target.wireName) tell(uri)
+        else if (key.policy.sees(target.server, 'resources', updated))
+          tell(snapshot().catalog.shownUri(viewer, target.server, updated))
+      })
+      return { release }
+    } catch (thrown) {
+      return { error: failedError(toSwitchboardError(thrown), 'resources/subscribe', target) }
+    }
+  }
+
+  const between = ({ era, client, key, scope }: Exchange, upstream: RelayUpstream, server: string): Between => ({
+    to: { era, capabilities: client.capabilities },
+    from: { era: upstream.era ?? 'legacy', capabilities: upstream.info?.capabilities ?? {} },
+    shownUri: uri => snapshot().catalog.shownUri({ sight: key.policy, scope }, server, uri)
+  })
+
   return {
-    toolsSignature: (key, scope) => snapshot().views.view(key.policy, scope).signature,
+    describe(key, scope, era) {
+      const { catalog } = snapshot()
+      const audience = { sight: key.policy, scope }
+      const instructions = instructionsOf(catalog, audience)
+      return {
+        capabilities: capabilitiesOf(catalog, audience, era),
+        ...(instructions !== undefined && { instructions })
+      }
+    },
+    signature(key, scope, change) {
+      const { views } = snapshot()
+      const { signature } = views.view(key.policy, scope, change)
+      return change === 'resources' ? signature + views.view(key.policy, scope, 'templates').signature : signature
+    },
     async publicNameOf(exchange, name) {
       const { key, scope } = exchange
       await firstLists(snapshot(), exchange)
-      const { tools } = snapshot().views.view(key.policy, scope)
-      if (tools.some(entry => nameIn(scope, entry) === name)) return name
-      const [only, ...others] = tools.filter(({ wireName }) => wireName === name)
+      const { entries } = snapshot().views.view(key.policy, scope)
+      if (entries.some(entry => nameIn(scope, entry) === name)) return name
+      const [only, ...others] = entries.filter(({ wireName }) => wireName === name)
       return only && others.length === 0 ? nameIn(scope, only) : undefined
     },
-    listTools,
-    callTool
+    list,
+    callTool,
+    ask,
+    subscribe
   }
 }
 
-const nameIn = ({ plain }: Scope, { plainName, publicName }: ToolEntry) => (plain ? plainName : publicName)
+/** For the audit trail alone: what somebody who may see everything would have reached. */
+const everything: Sight = { id: '*', sees: () => true }
 
-const listHead = Buffer.from('{"tools":[')
+/** `resources/read` may be kept by a client, but only by that one (2026-07-28, Caching). */
+function withCacheMembers(result: Json, era: Era): Json {
+  return era === 'legacy' ? result : { ttlMs: 0, ...result, cacheScope: 'private' }
+}
+
+const nameIn = ({ plain }: Scope, { plainName, publicName }: EntryNames) => (plain ? plainName : publicName)
+
 const listTail = Buffer.from(']')
 const closing = Buffer.from('}')
 
 function find(catalog: Catalog, { plain, servers }: Scope, name: string): ToolEntry | undefined {
-  if (plain) return servers?.[0] === undefined ? undefined : catalog.server(servers[0])?.byPlainName.get(name)
+  if (plain) return servers?.[0] === undefined ? undefined : catalog.server(servers[0])?.byPlainName(name)
   const entry = catalog.byPublicName(name)
   return entry && servers && !servers.includes(entry.server) ? undefined : entry
 }
@@ -238,7 +392,7 @@ function mirrorFault(exchange: Exchange, { paramAnnotations }: ToolEntry, params
 }
 
 /** Waits, for a while, for the first answer of servers this key may use and nobody has heard of yet. */
-async function firstLists({ upstreams }: Snapshot, { key, scope }: Exchange): Promise<void> {
+async function firstLists({ upstreams }: Snapshot, { key, scope }: Asker): Promise<void> {
   const unheard: Promise<void>[] = []
   for (const [id, { firstList }] of upstreams) {
     if (!firstList || !key.policy.seesServer(id)) continue
@@ -263,7 +417,7 @@ function wireParams(params: Json, { wireName, renamedArguments }: ToolEntry): Js
 function progressOf(
   exchange: Exchange,
   { config }: RelayUpstream,
-  entry: ToolEntry,
+  entry: { readonly server: string; readonly wireName: string },
   params: Json
 ): Progress | undefined {
   const token = isObject(params._meta) ? params._meta.progressToken : undefined
@@ -281,24 +435,28 @@ function progressOf(
 function legOf(
   exchange: Exchange,
   params: Json,
-  entry: ToolEntry,
+  entry: ToolEntry | Target,
   upstream: Era | undefined,
   progress: Progress | undefined
 ): Leg {
-  const { cancellation, client, headers } = exchange
+  const { cancellation, client, headers, key } = exchange
+  const tool = 'repeatable' in entry ? entry : undefined
   return {
     cancellation,
     client,
     wantsProgress: progress !== undefined,
-    tool: entry.wireName,
-    repeatable: entry.repeatable,
+    principal: key.id,
+    ...(tool ? { tool: tool.wireName, repeatable: tool.repeatable } : { repeatable: true }),
     ...((headers ?? upstream === 'modern') && {
-      headers: { ...headers, ...(upstream === 'modern' && mirrored(exchange, params, entry)) }
+      headers: { ...headers, ...(upstream === 'modern' && tool && mirrored(exchange, params, tool)) }
     }),
     onNotification: notification => {
       if (notification.method === 'notifications/progress') progress?.heard(notification)
-      // Logging is not declared to anybody yet, and an upstream's cancellations are about requests of its own.
-      else if (!unshared.has(notification.method)) exchange.notify(notification)
+      else if (notification.method === 'notifications/message') {
+        if (isLoud(notification.params?.level, exchange.logLevel)) exchange.notify(notification)
+      }
+      // An upstream's cancellations are about requests of its own.
+      else if (notification.method !== 'notifications/cancelled') exchange.notify(notification)
     }
   }
 }
@@ -313,15 +471,15 @@ function mirrored(
   return { ...Object.fromEntries(unknown), ...paramHeaders(paramAnnotations, params.arguments) }
 }
 
-const unshared: ReadonlySet<string> = new Set(['notifications/message', 'notifications/cancelled'])
-
-const between = ({ era, client }: Exchange, upstream: RelayUpstream): Between => ({
-  to: { era, capabilities: client.capabilities },
-  from: { era: upstream.era ?? 'legacy', capabilities: upstream.info?.capabilities ?? {} }
-})
-
 function saysUnknown({ code, message }: RpcError): boolean {
   return code === errorTable.invalid_params.rpc && /unknown|not found/i.test(message) && /tool/i.test(message)
+}
+
+function tooMany(): SwitchboardError {
+  return new SwitchboardError('overloaded', 'this key has too many calls running already', {
+    dispatched: false,
+    retryAfterMs: 1000
+  })
 }
 
 function invalid(message: string): Answer {

@@ -12,7 +12,7 @@ import { createViews } from '../src/catalog/view.js'
 import type { ServerConfig } from '../src/config/schema.js'
 import { SwitchboardError } from '../src/errors.js'
 import type { Link } from '../src/upstream/link.js'
-import { ToolList } from '../src/upstream/tool-list.js'
+import { KeptOffer } from '../src/upstream/kept-offer.js'
 import { start as startHttpModern } from './fixtures/http-modern.mjs'
 import { start as startRawHttp } from './fixtures/raw-http.mjs'
 import { start as startRawModern } from './fixtures/raw-modern.mjs'
@@ -189,9 +189,9 @@ describe('a gateway that is started again', () => {
 describe('what is kept on disk of a server', () => {
   const day = 24 * 3600 * 1000
   const config = { id: 'files', command: 'node', args: ['server.mjs'] } as unknown as ServerConfig
-  const tools = toolsNamed(['echo'])
+  const offer = { tools: toolsNamed(['echo']), capabilities: { tools: {} }, instructions: 'Be brief.' }
   const entry = (at: number): CachedServer => ({
-    tools,
+    offer,
     confirmed: at,
     verdict: { era: 'legacy', transport: 'stdio', at }
   })
@@ -212,20 +212,20 @@ describe('what is kept on disk of a server', () => {
   const later = (ms: number) => createDiskCache(store, () => ms)
 
   test('is dropped when 30 days have passed since the server confirmed it', () => {
-    expect(later(30 * day).get(config)?.tools).toEqual(tools)
+    expect(later(30 * day).get(config)?.offer).toEqual(offer)
     expect(later(30 * day + 1).get(config)).toBeUndefined()
   })
 
   test('counts from the last confirmation, also of a list that did not change', () => {
     const cache = later(29 * day)
-    cache.put(config, { ...entry(29 * day), tools })
+    cache.put(config, { ...entry(29 * day), offer })
     cache.flush()
-    expect(later(58 * day).get(config)?.tools).toEqual(tools)
+    expect(later(58 * day).get(config)?.offer).toEqual(offer)
   })
 
   test('includes what it speaks, for a day', () => {
     expect(later(day - 1).get(config)?.verdict).toMatchObject({ era: 'legacy', transport: 'stdio' })
-    expect(later(day + 1).get(config)).toEqual({ tools, confirmed: 0 })
+    expect(later(day + 1).get(config)).toEqual({ offer, confirmed: 0 })
   })
 
   test.each([
@@ -239,9 +239,9 @@ describe('what is kept on disk of a server', () => {
   test.each([
     '',
     '[]',
-    '{"version":2,"servers":{}}',
-    '{"version":1,"servers":{"files":{"tools":[1]}}}',
-    '{"version":1'
+    '{"version":1,"servers":{}}',
+    '{"version":2,"servers":{"files":{"digest":"","confirmed":0,"offer":{"tools":[1]}}}}',
+    '{"version":2'
   ])('is nothing when the file says %j', text => {
     files.set('catalog.json', Buffer.from(text))
     expect(later(0).get(config)).toBeUndefined()
@@ -477,7 +477,7 @@ describe('the list of a server is asked for', () => {
   let tools: unknown[]
   let fails: boolean
   let failure: Error
-  let list: ToolList
+  let list: KeptOffer
   const changes: boolean[] = []
   const problems: (string | undefined)[] = []
   const gone: string[] = []
@@ -526,7 +526,8 @@ describe('the list of a server is asked for', () => {
     fails = false
     failure = new Error('it is ill')
     changes.length = problems.length = gone.length = 0
-    list = new ToolList({
+    list = new KeptOffer({
+      server: 'kept',
       identity: { name: 'switchboard', version: '0' },
       timeoutMs: 15_000,
       onFetched: changed => changes.push(changed),
@@ -560,7 +561,7 @@ describe('the list of a server is asked for', () => {
     tools = toolsNamed(['echo', 'fresh'])
     await pass(1.2 * minute)
     expect(changes).toEqual([true, true])
-    expect(list.items).toHaveLength(2)
+    expect(list.offer.tools).toHaveLength(2)
   })
 
   test('no longer when nobody has read the list for ten minutes, and again when somebody does', async () => {
@@ -646,7 +647,7 @@ describe('the list of a server is asked for', () => {
     }
     expect(asked.length).toBeGreaterThanOrEqual(5)
     expect(asked.length).toBeLessThanOrEqual(15)
-    expect(list.items).toEqual(tools)
+    expect(list.offer.tools).toEqual(tools)
     expect(problems.at(-1)).toContain('it is ill')
     fails = false
     await pass(2 * minute)
@@ -659,7 +660,7 @@ describe('the list of a server is asked for', () => {
     failure = new SwitchboardError('upstream_down', 'nothing listens at its address')
     await pass(5000)
     expect(gone).toEqual(['nothing listens at its address'])
-    expect(list.items).toEqual(tools)
+    expect(list.offer.tools).toEqual(tools)
   })
 
   test('no longer when its connection is gone, and the last list stays', async () => {
@@ -667,7 +668,7 @@ describe('the list of a server is asked for', () => {
     list.leave()
     await pass(60 * minute)
     expect(asked).toEqual([])
-    expect(list.items).toEqual(tools)
+    expect(list.offer.tools).toEqual(tools)
   })
 })
 

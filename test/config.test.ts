@@ -60,6 +60,8 @@ describe('a good servers.yaml', () => {
           headers: {},
           aliases: [],
           namespace: true,
+          instructions: true,
+          resourceClaims: [],
           timeout: 300,
           maxTimeout: 1800,
           connectTimeout: 10,
@@ -95,6 +97,8 @@ servers:
     description: The last letter
     aliases: [last]
     namespace: false
+    instructions: false
+    resource_claims: ["gh://"]
     timeout: 1.5
     max_timeout: 20
     connect_timeout: 3
@@ -151,6 +155,8 @@ keys:
       description: 'The last letter',
       aliases: ['last'],
       namespace: false,
+      instructions: false,
+      resourceClaims: ['gh://'],
       timeout: 1.5,
       maxTimeout: 20,
       connectTimeout: 3,

@@ -457,7 +457,7 @@ keys:
   test('a tool whose name no header can carry is named in base64', async () => {
     server.tools.push({ name: 'größe ändern', inputSchema })
     server.notify()
-    const grown = () => gateway.gateway.catalog().tools.find(({ wireName }) => wireName === 'größe ändern')
+    const grown = () => gateway.gateway.catalog().entries.tools.find(({ wireName }) => wireName === 'größe ändern')
     await waitFor(() => grown() !== undefined, 'the new list', 8000)
     const listed = grown()?.publicName as string
     expect(listed).toMatch(/^[A-Za-z_][A-Za-z0-9_-]*$/)

@@ -145,7 +145,7 @@ describe('names', () => {
 
   test('however odd become names that every client takes, each of which calls its own tool (§6.11, §6.12)', async () => {
     await startWith(oddServer)
-    const [entries, folded] = [gateway.gateway.catalog().tools, new Set<string>()]
+    const [entries, folded] = [gateway.gateway.catalog().entries.tools, new Set<string>()]
     expect(entries.some(({ wireName }) => wireName === 'double__underscore')).toBe(true)
     expect(entries.some(({ wireName }) => wireName.length === 128)).toBe(true)
     for (const era of eras) {

@@ -4,11 +4,11 @@
  */
 import { createHash } from 'node:crypto'
 import type { ServerConfig } from '../config/schema.js'
-import { isObject, type Json } from '../wire/json-rpc.js'
+import { isObject } from '../wire/json-rpc.js'
+import { listKinds, type Offer } from '../wire/lists.js'
 
 export interface CachedServer {
-  /** The last complete list. */
-  readonly tools: readonly Json[]
+  readonly offer: Offer
   /** When the server last confirmed it, epoch milliseconds. */
   readonly confirmed: number
   /** What the server was found to speak, and when. */
@@ -53,22 +53,22 @@ export function createDiskCache(store: CacheStore, now: () => number = Date.now)
     if (!timer) return
     clearTimeout(timer)
     timer = undefined
-    store.write(file, JSON.stringify({ version: 1, servers: Object.fromEntries(servers) }))
+    store.write(file, JSON.stringify({ version: 2, servers: Object.fromEntries(servers) }))
   }
 
   return {
     get(config) {
       const entry = servers.get(config.id)
       if (!entry || entry.digest !== digestOf(config) || now() - entry.confirmed > unconfirmedMs) return undefined
-      const { tools, confirmed, verdict } = entry
-      return { tools, confirmed, ...(verdict && now() - verdict.at < verdictMs && { verdict }) }
+      const { offer, confirmed, verdict } = entry
+      return { offer, confirmed, ...(verdict && now() - verdict.at < verdictMs && { verdict }) }
     },
     put(config, entry) {
       const digest = digestOf(config)
       const old = servers.get(config.id)
       const same =
         old?.digest === digest &&
-        old.tools === entry.tools &&
+        old.offer === entry.offer &&
         old.verdict?.era === entry.verdict?.era &&
         old.verdict?.transport === entry.verdict?.transport
       if (same && entry.confirmed - old.confirmed < confirmEveryMs) return
@@ -91,7 +91,7 @@ function digestOf({ command, args, url }: ServerConfig): string {
 function load(store: CacheStore): [string, Stored][] {
   try {
     const value: unknown = JSON.parse(store.read(file)?.toString() ?? '{}')
-    if (!isObject(value) || value.version !== 1 || !isObject(value.servers)) return []
+    if (!isObject(value) || value.version !== 2 || !isObject(value.servers)) return []
     return Object.entries(value.servers).filter((pair): pair is [string, Stored] => isStored(pair[1]))
   } catch {
     return []
@@ -100,5 +100,8 @@ function load(store: CacheStore): [string, Stored][] {
 
 function isStored(value: unknown): value is Stored {
   if (!isObject(value) || typeof value.digest !== 'string' || typeof value.confirmed !== 'number') return false
-  return Array.isArray(value.tools) && value.tools.every(isObject)
+  const { offer } = value
+  return isObject(offer) && listKinds.every(kind => isList(offer[kind]))
 }
+
+const isList = (list: unknown) => list === undefined || (Array.isArray(list) && list.every(isObject))

@@ -1,10 +1,13 @@
 /**
- * The catalog: what all upstreams together offer, as one immutable snapshot. It answers which tool a name means, by
- * table and never by splitting the name. A new one is built when a list changes and swapped whole; servers whose list
- * did not change keep their part of it.
+ * The catalog: what all upstreams together offer, as one immutable snapshot. It answers which item a name means, by
+ * table and never by splitting the name, and where a URI leads. A new one is built when an offer changes and swapped
+ * whole; servers whose offer did not change keep their part of it.
  */
 import { isObject, type Json } from '../wire/json-rpc.js'
+import { listKinds, listRows, type ListKind, type Offer } from '../wire/lists.js'
+import { hasInvisible, promptEntry, resourceEntry, type Entry } from './entry.js'
 import { plainNames, publicNames } from './names.js'
+import { createRouter, type Router } from './routing.js'
 import { toolEntry, type ToolEntry } from './tool-entry.js'
 
 /** What the catalog needs of one configured server. */
@@ -13,36 +16,46 @@ export interface CatalogSource {
   readonly aliases: readonly string[]
   /** False: wire names are exported as they are on `/mcp` too. */
   readonly namespace: boolean
-  /** The server's own list; undefined as long as it has never answered. */
-  readonly tools: readonly Json[] | undefined
+  /** What it was last known to offer. */
+  readonly offer: Offer
   /** It is reached over Streamable HTTP of 2026-07-28. */
   readonly overModernHttp: boolean
+  /** Prefixes of URIs that lead to it although it lists nothing of the kind. */
+  readonly claims: readonly string[]
+  /** Whether its instructions are passed on. */
+  readonly instructions: boolean
 }
 
 /** Something about a server's offer that the operator should know. */
 export interface CatalogFinding {
   readonly server: string
+  /** The tool or other item it is about. */
   readonly tool?: string
   readonly message: string
 }
 
+type Entries = Readonly<Record<ListKind, readonly Entry[]>> & { readonly tools: readonly ToolEntry[] }
+
 export interface ServerPart {
   readonly source: CatalogSource
-  readonly tools: readonly ToolEntry[]
-  readonly findings: readonly CatalogFinding[]
-  /** Plain name -> tool, for `/mcp/<server>`. */
-  readonly byPlainName: ReadonlyMap<string, ToolEntry>
+  readonly entries: Entries
+  /** Worked out when first asked for: it means reading every text of every definition. */
+  findings(): readonly CatalogFinding[]
+  /** Plain name -> item, for `/mcp/<server>`. */
+  byPlainName(name: string): ToolEntry | undefined
+  byPlainName(name: string, kind: 'prompts'): Entry | undefined
 }
 
-export interface Catalog {
+export interface Catalog extends Router {
   /** In configuration order, and within a server in its own. */
-  readonly tools: readonly ToolEntry[]
+  readonly entries: Entries
   readonly servers: readonly ServerPart[]
-  readonly findings: readonly CatalogFinding[]
+  findings(): readonly CatalogFinding[]
   /** The server of that id or alias (compared without case, `-` like `_`). */
   server(idOrAlias: string): ServerPart | undefined
-  /** The tool of that public name. */
+  /** The item of that public name. */
   byPublicName(name: string): ToolEntry | undefined
+  byPublicName(name: string, kind: 'prompts'): Entry | undefined
   /**
    * Tools of that wire name on servers with apps: an app's page knows nothing of prefixes and calls its own server's
    * tools by their own names (MCP Apps).
@@ -50,100 +63,143 @@ export interface Catalog {
   byBareName(name: string): readonly ToolEntry[]
 }
 
-/** Builds the catalog of `sources`, in their order; parts whose list is the same array are taken over from `previous`. */
+/** Builds the catalog of `sources`, in their order; parts whose offer is the same object are taken over from `previous`. */
 export function buildCatalog(sources: readonly CatalogSource[], previous?: Catalog): Catalog {
   const old = new Map(previous?.servers.map(part => [part.source.id, part]))
   const servers = sources.map(source => {
     const kept = old.get(source.id)
-    return kept &&
-      kept.source.tools === source.tools &&
-      kept.source.namespace === source.namespace &&
-      kept.source.overModernHttp === source.overModernHttp
-      ? { ...kept, source }
-      : serverPart(source)
+    if (!kept || !sameOffer(kept.source, source)) return serverPart(source)
+    return { ...kept, source }
   })
-  const byName = new Map<string, ToolEntry>()
-  const findings = servers.flatMap(part => part.findings)
-  for (const { source, tools } of servers) {
-    for (const entry of tools) {
-      const taken = byName.get(entry.publicName)
-      if (taken) {
-        findings.push({
-          server: source.id,
-          tool: entry.wireName,
-          message: `"${entry.publicName}" is already the name of ${taken.server}'s tool "${taken.wireName}"; this one is not exported. Give one of the two servers "namespace: true"`
-        })
-      } else {
-        byName.set(entry.publicName, entry)
-      }
-    }
-  }
+  const clashes: CatalogFinding[] = []
+  const tools = byPublicName(servers, 'tools', clashes)
+  const prompts = byPublicName(servers, 'prompts', clashes)
   const byId = new Map<string, ServerPart>()
   for (const part of servers) {
     for (const name of [part.source.id, ...part.source.aliases]) byId.set(foldId(name), part)
   }
   const bare = new Map<string, ToolEntry[]>()
-  for (const { source, tools } of servers) {
-    if (!source.tools?.some(hasApp)) continue
-    for (const entry of tools) bare.set(entry.wireName, [...(bare.get(entry.wireName) ?? []), entry])
+  for (const { entries, source } of servers) {
+    if (!isApp(source.offer) && !entries.tools.some(({ uri }) => uri !== undefined)) continue
+    for (const entry of entries.tools) bare.set(entry.wireName, [...(bare.get(entry.wireName) ?? []), entry])
   }
+  const server = (idOrAlias: string) => byId.get(foldId(idOrAlias))
   return {
-    tools: [...byName.values()],
+    entries: {
+      tools: [...tools.values()] as ToolEntry[],
+      prompts: [...prompts.values()],
+      resources: servers.flatMap(({ entries }) => entries.resources),
+      templates: servers.flatMap(({ entries }) => entries.templates)
+    },
     servers,
-    findings,
-    server: idOrAlias => byId.get(foldId(idOrAlias)),
-    byPublicName: name => byName.get(name),
-    byBareName: name => bare.get(name) ?? []
+    findings: () => [...servers.flatMap(part => part.findings()), ...clashes],
+    server,
+    byPublicName: (name: string, kind: 'tools' | 'prompts' = 'tools') =>
+      (kind === 'tools' ? tools : prompts).get(name) as ToolEntry | undefined,
+    byBareName: name => bare.get(name) ?? [],
+    ...createRouter(servers, server)
   }
 }
 
-/** MCP Apps: a tool names the page that shows its results, in the current or the older form. */
-function hasApp({ _meta }: Json): boolean {
-  return isObject(_meta) && (isObject(_meta.ui) || typeof _meta['ui/resourceUri'] === 'string')
+function sameOffer(a: CatalogSource, b: CatalogSource): boolean {
+  return a.offer === b.offer && a.namespace === b.namespace && a.overModernHttp === b.overModernHttp
+}
+
+const isApp = ({ capabilities }: Offer) =>
+  isObject(capabilities?.extensions) && 'io.modelcontextprotocol/ui' in capabilities.extensions
+
+function byPublicName(
+  servers: readonly ServerPart[],
+  kind: 'tools' | 'prompts',
+  clashes: CatalogFinding[]
+): ReadonlyMap<string, Entry> {
+  const byName = new Map<string, Entry>()
+  for (const { source, entries } of servers) {
+    for (const entry of entries[kind]) {
+      const taken = byName.get(entry.publicName)
+      if (!taken) byName.set(entry.publicName, entry)
+      else
+        clashes.push({
+          server: source.id,
+          tool: entry.wireName,
+          message: `"${entry.publicName}" is already the name of ${taken.server}'s ${singular[kind]} "${taken.wireName}"; this one is not exported. Give one of the two servers "namespace: true"`
+        })
+    }
+  }
+  return byName
 }
 
 const foldId = (id: string) => id.toLowerCase().replaceAll('-', '_')
 
+const singular = { tools: 'tool', prompts: 'prompt', resources: 'resource', templates: 'resource template' } as const
+
 function serverPart(source: CatalogSource): ServerPart {
-  const { id, namespace } = source
+  const { id, namespace, overModernHttp } = source
   const findings: CatalogFinding[] = []
-  const unique = new Map<string, Json>()
-  for (const tool of source.tools ?? []) {
-    const { name } = tool
-    if (typeof name !== 'string') findings.push({ server: id, message: 'a tool without a name is left out' })
-    else if (unique.has(name))
-      findings.push({ server: id, tool: name, message: `lists "${shown(name)}" twice; the first is kept` })
-    else unique.set(name, tool)
+  const unique = (kind: ListKind) => uniqueItems(source, kind, findings)
+  const named = (kind: 'tools' | 'prompts') => {
+    const items = unique(kind)
+    const wireNames = [...items.keys()]
+    const plain = plainNames(wireNames)
+    const prefixed = namespace ? publicNames(id, wireNames) : plain
+    return wireNames.map((wireName, i) => ({
+      names: { wireName, publicName: prefixed[i] as string, plainName: plain[i] as string },
+      item: items.get(wireName) as Json
+    }))
   }
-  const wireNames = [...unique.keys()]
-  const plain = plainNames(wireNames)
-  const prefixed = namespace ? publicNames(id, wireNames) : plain
-  const tools: ToolEntry[] = []
-  wireNames.forEach((wireName, i) => {
-    const names = { wireName, publicName: prefixed[i] as string, plainName: plain[i] as string }
-    const tool = unique.get(wireName) as Json
-    const entry = toolEntry(id, names, tool, source.overModernHttp)
-    if ('hidden' in entry)
-      findings.push({ server: id, tool: wireName, message: `"${shown(wireName)}" is hidden: ${entry.hidden}` })
-    else tools.push(entry)
-    if (hasInvisible(tool))
-      findings.push({
-        server: id,
-        tool: wireName,
-        message: `"${shown(wireName)}" has invisible characters in its texts; read them before you trust it`
-      })
+  const tools = named('tools').flatMap(({ names, item }) => {
+    const entry = toolEntry(id, names, item, overModernHttp)
+    if (!('hidden' in entry)) return [entry]
+    findings.push({
+      server: id,
+      tool: names.wireName,
+      message: `"${shown(names.wireName)}" is hidden: ${entry.hidden}`
+    })
+    return []
   })
-  return { source, tools, findings, byPlainName: new Map(tools.map(entry => [entry.plainName, entry])) }
+  const entries: Entries = {
+    tools,
+    prompts: named('prompts').map(({ names, item }) => promptEntry(id, names, item)),
+    resources: [...unique('resources').values()].map(item => resourceEntry(id, 'resources', item)),
+    templates: [...unique('templates').values()].map(item => resourceEntry(id, 'templates', item))
+  }
+  let flagged: readonly CatalogFinding[] | undefined
+  const toolsByName = new Map(tools.map(entry => [entry.plainName, entry]))
+  const promptsByName = new Map(entries.prompts.map(entry => [entry.plainName, entry]))
+  return {
+    source,
+    entries,
+    findings: () => [...findings, ...(flagged ??= withInvisible(source))],
+    byPlainName: (name: string, kind: 'tools' | 'prompts' = 'tools') =>
+      (kind === 'tools' ? toolsByName : promptsByName).get(name) as ToolEntry | undefined
+  }
+}
+
+function uniqueItems({ id, offer }: CatalogSource, kind: ListKind, findings: CatalogFinding[]): Map<string, Json> {
+  const { identity } = listRows[kind]
+  const items = new Map<string, Json>()
+  for (const item of offer[kind] ?? []) {
+    const name = item[identity]
+    if (typeof name !== 'string')
+      findings.push({ server: id, message: `a ${singular[kind]} without a ${identity} is left out` })
+    else if (items.has(name))
+      findings.push({ server: id, tool: name, message: `lists "${shown(name)}" twice; the first is kept` })
+    else items.set(name, item)
+  }
+  return items
+}
+
+function withInvisible({ id, offer }: CatalogSource): readonly CatalogFinding[] {
+  const findings: CatalogFinding[] = []
+  for (const kind of listKinds) {
+    for (const item of offer[kind] ?? []) {
+      const name = item[listRows[kind].identity]
+      if (typeof name !== 'string' || !hasInvisible(item)) continue
+      const message = `"${shown(name)}" has invisible characters in its texts; read them before you trust it`
+      findings.push({ server: id, tool: name, message })
+    }
+  }
+  return findings
 }
 
 const shown = (name: string) => name.slice(0, 128)
-
-/** Zero-width, bidirectional and tag characters: the usual carriers of hidden instructions. Flagged, never edited. */
-const invisible = /[\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]|\udb40[\udc00-\udc7f]/
-
-function hasInvisible(value: unknown, depth = 0): boolean {
-  if (typeof value === 'string') return invisible.test(value)
-  if (depth > 32) return false
-  if (Array.isArray(value)) return value.some(item => hasInvisible(item, depth + 1))
-  return isObject(value) && Object.values(value).some(item => hasInvisible(item, depth + 1))
-}

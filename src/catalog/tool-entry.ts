@@ -4,18 +4,12 @@
  * an input schema whose root is no object, an array without `items`, property keys outside `[a-zA-Z0-9_.-]{1,64}`.
  */
 import { createHash } from 'node:crypto'
-import type { Era } from '../wire/era.js'
 import { isObject, type Json } from '../wire/json-rpc.js'
 import { paramAnnotations, type ParamAnnotations } from '../wire/mirrored-headers.js'
+import { aliasOf, definitions, type Entry, type EntryNames } from './entry.js'
 
-export interface ToolEntry {
-  readonly server: string
-  /** The upstream's own name. */
-  readonly wireName: string
-  /** The name on `/mcp`. */
-  readonly publicName: string
-  /** The name on `/mcp/<server>`. */
-  readonly plainName: string
+export interface ToolEntry extends Entry {
+  readonly kind: 'tools'
   /** Running it twice does no harm, by its own annotations. */
   readonly repeatable: boolean
   /** Exported argument name -> the upstream's, where a property key had to be renamed. */
@@ -24,24 +18,18 @@ export interface ToolEntry {
   readonly wrapsOutput: boolean
   /** Arguments that 2026-07-28 mirrors into headers, for checking and for sending; empty for most tools. */
   readonly paramAnnotations: ParamAnnotations
-  /** The serialised definition for a client of that era, under the public or the plain name. Made once. */
-  bytes(era: Era, plain: boolean): Buffer
-}
-
-export interface ToolNames {
-  readonly wireName: string
-  readonly publicName: string
-  readonly plainName: string
 }
 
 /**
+ * What a thousand tools cost at a start is what is looked at here: everything else is worked out when first asked for.
+ *
  * @param overModernHttp the server is reached over Streamable HTTP of 2026-07-28, where a tool with an invalid
  * `x-mcp-header` must be left out (2026-07-28, Tools).
  * @returns the entry, or the reason why the tool cannot be shown to anybody.
  */
 export function toolEntry(
   server: string,
-  names: ToolNames,
+  names: EntryNames,
   tool: Json,
   overModernHttp = false
 ): ToolEntry | { readonly hidden: string } {
@@ -49,59 +37,84 @@ export function toolEntry(
   if (isObject(execution) && execution.taskSupport === 'required') {
     return { hidden: 'it can only run as a 2025-11-25 task, which is not bridged' }
   }
-  const repaired = repairSchema(inputSchema)
-  if ('hidden' in repaired) return repaired
-  const mirrored = paramAnnotations(inputSchema)
-  if (mirrored.invalid !== undefined && overModernHttp) return { hidden: mirrored.invalid }
+  const fault = rootFault(inputSchema)
+  if (fault !== undefined) return { hidden: fault }
+  const mirrored = once(() => paramAnnotations(inputSchema))
+  if (overModernHttp) {
+    const { invalid } = mirrored()
+    if (invalid !== undefined) return { hidden: invalid }
+  }
+  const repaired = once(() => repairSchema(inputSchema))
   const { outputSchema } = tool
   const wrapsOutput = isObject(outputSchema) && outputSchema.type !== 'object'
-  const { taskSupport: _taskSupport, ...otherExecution } = isObject(execution) ? execution : {}
   const annotations = isObject(tool.annotations) ? tool.annotations : {}
-  const cache = new Map<string, Buffer>()
+  const uri = appUri(tool)
   return {
+    kind: 'tools',
     server,
     ...names,
+    uri,
     repeatable: annotations.readOnlyHint === true || annotations.idempotentHint === true,
-    renamedArguments: repaired.renamed,
     wrapsOutput,
-    paramAnnotations: mirrored.annotations,
-    bytes(era, plain) {
-      const form = `${era} ${plain}`
-      let bytes = cache.get(form)
-      if (!bytes) {
-        const kept = era === 'legacy' && Object.keys(otherExecution).length > 0 && { execution: otherExecution }
-        const definition = {
-          name: plain ? names.plainName : names.publicName,
-          ...rest,
-          inputSchema: repaired.schema,
-          ...(wrapsOutput && era === 'legacy' && { outputSchema: wrapSchema(outputSchema) }),
-          ...kept
-        }
-        bytes = Buffer.from(JSON.stringify(definition))
-        cache.set(form, bytes)
+    get renamedArguments() {
+      return repaired().renamed
+    },
+    get paramAnnotations() {
+      return mirrored().annotations
+    },
+    bytes: definitions((era, plain, aliased) => {
+      const { taskSupport: _taskSupport, ...otherExecution } = isObject(execution) ? execution : {}
+      const kept = era === 'legacy' && Object.keys(otherExecution).length > 0 && { execution: otherExecution }
+      return {
+        name: plain ? names.plainName : names.publicName,
+        ...rest,
+        ...(aliased && uri !== undefined && { _meta: withAppUri(tool._meta as Json, aliasOf(server, uri)) }),
+        inputSchema: repaired().schema,
+        ...(wrapsOutput && era === 'legacy' && { outputSchema: wrapSchema(outputSchema) }),
+        ...kept
       }
-      return bytes
-    }
+    })
   }
 }
 
-type Repaired =
-  { readonly schema: Json; readonly renamed: ReadonlyMap<string, string> | undefined } | { readonly hidden: string }
+/** MCP Apps: the page that shows a tool's results, in the current or the older form. */
+function appUri({ _meta }: Json): string | undefined {
+  if (!isObject(_meta)) return undefined
+  const uri = isObject(_meta.ui) ? _meta.ui.resourceUri : _meta['ui/resourceUri']
+  return typeof uri === 'string' ? uri : undefined
+}
+
+function withAppUri(meta: Json, uri: string): Json {
+  return {
+    ...meta,
+    ...(isObject(meta.ui) && { ui: { ...meta.ui, resourceUri: uri } }),
+    ...('ui/resourceUri' in meta && { 'ui/resourceUri': uri })
+  }
+}
+
+function once<T>(make: () => T): () => T {
+  let made: T | undefined
+  return () => (made ??= make())
+}
+
+interface Repaired {
+  readonly schema: Json
+  readonly renamed: ReadonlyMap<string, string> | undefined
+}
+
+/** Why no client could use an input schema, if that is so. */
+function rootFault(given: unknown): string | undefined {
+  if (given === undefined || given === null) return undefined
+  if (!isObject(given)) return 'its inputSchema is no JSON object'
+  const { type } = given
+  if (type === undefined || type === 'object' || (Array.isArray(type) && type.includes('object'))) return undefined
+  return `the root of its inputSchema is of type ${JSON.stringify(type).slice(0, 60)}; tools take an object`
+}
 
 function repairSchema(given: unknown): Repaired {
-  if (given === undefined || given === null || (isObject(given) && Object.keys(given).length === 0)) {
-    return { schema: { type: 'object' }, renamed: undefined }
-  }
-  if (!isObject(given)) return { hidden: 'its inputSchema is no JSON object' }
-  const { type } = given
-  if (type !== undefined && type !== 'object' && !(Array.isArray(type) && type.includes('object'))) {
-    return {
-      hidden: `the root of its inputSchema is of type ${JSON.stringify(type).slice(0, 60)}; tools take an object`
-    }
-  }
-  const typed = type === 'object' ? given : { ...given, type: 'object' }
-  const { schema, renamed } = renameProperties(withItems(typed, 0) as Json)
-  return { schema, renamed }
+  if (!isObject(given) || Object.keys(given).length === 0) return { schema: { type: 'object' }, renamed: undefined }
+  const typed = given.type === 'object' ? given : { ...given, type: 'object' }
+  return renameProperties(withItems(typed, 0) as Json)
 }
 
 /** Where JSON Schema 2020-12 and draft-07 keep further schemas: one, a list of them, or a map of them by name. */
@@ -138,7 +151,7 @@ function changedOnly<T extends Json | unknown[]>(whole: T, map: (value: unknown,
 
 const propertyKey = /^[a-zA-Z0-9_.-]{1,64}$/
 
-function renameProperties(schema: Json): { schema: Json; renamed: ReadonlyMap<string, string> | undefined } {
+function renameProperties(schema: Json): Repaired {
   const { properties, required } = schema
   if (!isObject(properties) || Object.keys(properties).every(key => propertyKey.test(key))) {
     return { schema, renamed: undefined }

@@ -32,7 +32,7 @@ export async function check(context: CommandContext, { json, listen }: CheckOpti
   }
   const log = createLog('silent')
   const identity = { name: 'switchboard', version }
-  const upstreams = config.servers.map(server => new Upstream({ config: server, identity, log, onTools() {} }))
+  const upstreams = config.servers.map(server => new Upstream({ config: server, identity, log, onOffer() {} }))
   for (const upstream of upstreams) upstream.start()
   await Promise.all(upstreams.map(async upstream => upstream.firstAttempt))
   const rows = upstreams.map(({ status }) => rowOf(status))

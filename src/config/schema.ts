@@ -104,6 +104,16 @@ export const serverSchema = z.strictObject(
       .boolean('expected true or false')
       .default(true)
       .describe('Whether tool names get the prefix <server>__; default true.'),
+    instructions: z
+      .boolean('expected true or false')
+      .default(true)
+      .describe("Whether the server's own instructions are passed on to clients, under its name; default true."),
+    resource_claims: z
+      .array(text, 'expected a list of URI prefixes such as "gh://"')
+      .default([])
+      .describe(
+        'Beginnings of resource URIs that lead to this server although it lists nothing of the kind; default [].'
+      ),
     timeout: seconds(300, 'Silence after which a call fails; progress resets it.'),
     max_timeout: seconds(1800, 'Longest a call may take, whatever its progress.'),
     connect_timeout: seconds(10, 'Longest a connection to the url may take to open.'),
@@ -233,6 +243,8 @@ export interface ServerConfig {
   readonly description?: string
   readonly aliases: readonly string[]
   readonly namespace: boolean
+  readonly instructions: boolean
+  readonly resourceClaims: readonly string[]
   readonly timeout: number
   readonly maxTimeout: number
   readonly connectTimeout: number

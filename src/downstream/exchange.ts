@@ -23,6 +23,7 @@ export interface ExchangeOptions {
   readonly era: Era
   readonly client: ClientFacts
   readonly scope: Scope
+  readonly logLevel: string | undefined
   readonly req: IncomingMessage
   readonly res: ServerResponse
   /** Headers for the answer, whichever form it takes. */
@@ -39,6 +40,7 @@ export class HttpExchange implements Exchange {
   readonly era: Era
   readonly client: ClientFacts
   readonly scope: Scope
+  readonly logLevel: string | undefined
   readonly cancellation = new Cancellation()
   readonly headers?: Readonly<Record<string, string>>
   readonly #req: IncomingMessage
@@ -49,12 +51,13 @@ export class HttpExchange implements Exchange {
   #stream: EventStream | undefined
   #done = false
 
-  constructor({ id, key, era, client, scope, req, res, replyHeaders }: ExchangeOptions) {
+  constructor({ id, key, era, client, scope, logLevel, req, res, replyHeaders }: ExchangeOptions) {
     this.id = id
     this.key = key
     this.era = era
     this.client = client
     this.scope = scope
+    this.logLevel = logLevel
     this.#req = req
     this.#res = res
     this.#replyHeaders = replyHeaders

@@ -5,12 +5,20 @@
 import { toSwitchboardError } from '../errors.js'
 import type { Exchange, Relay } from '../relay.js'
 import { isLegacyVersion, legacyVersions } from '../wire/era.js'
-import { isObject, type Answer, type Json, type RpcId, type RpcRequest } from '../wire/json-rpc.js'
+import {
+  isObject,
+  type Answer,
+  type Json,
+  type RpcId,
+  type RpcNotification,
+  type RpcRequest
+} from '../wire/json-rpc.js'
 import type { ClientFacts } from '../wire/leg.js'
+import { listOf } from '../wire/lists.js'
+import { isLogLevel } from '../wire/log-level.js'
+import type { Caller } from './caller.js'
+import type { LiveState } from './live-state.js'
 import { errorAnswer } from './reply.js'
-
-/** What every conversation is promised, whatever is up at the moment: a client keeps it for as long as it lasts. */
-export const capabilities: Json = { tools: { listChanged: true } }
 
 export interface Opened {
   readonly version: string
@@ -21,15 +29,69 @@ export interface Opened {
 /** Requests of one conversation that are still running, by the client's own ids. */
 export type InFlight = Map<RpcId, { cancel(reason: string): void }>
 
-export interface Legacy {
-  /** `initialize`: the version asked for if it is one of ours, else our newest of that era; never a modern one. */
-  initialize(params: Json | undefined): Opened
-  dispatch(exchange: Exchange, message: RpcRequest): Promise<Answer>
+/** What a conversation keeps besides its requests in flight. */
+export interface Conversation {
+  /** What the client set with `logging/setLevel`; undefined as long as it has not. */
+  logLevel: string | undefined
+  /** URI as the client spells it -> what ends the subscription. */
+  readonly subscriptions: Map<string, () => void>
+  /** Tells the client what belongs to none of its requests, if it listens. */
+  tell(notification: RpcNotification): void
 }
 
-export function createLegacy({ relay, serverInfo }: { readonly relay: Relay; readonly serverInfo: Json }): Legacy {
+/** What a client hears that has not said what it wants (2025-11-25, Logging, leaves that to the server). */
+const defaultLevel = 'info'
+const answeredEmpty: Answer = { result: {} }
+
+export interface LegacyOptions {
+  readonly relay: Relay
+  readonly serverInfo: Json
+  readonly held: LiveState
+  /** A conversation has set its log level. */
+  readonly onLevel: () => void
+}
+
+export interface Legacy {
+  /** `initialize`: the version asked for if it is one of ours, else our newest of that era; never a modern one. */
+  initialize(caller: Caller, params: Json | undefined): Opened
+  dispatch(exchange: Exchange, message: RpcRequest, conversation: Conversation): Promise<Answer>
+}
+
+export function createLegacy({ relay, serverInfo, held, onLevel }: LegacyOptions): Legacy {
+  async function subscribe(exchange: Exchange, params: Json | undefined, to: Conversation): Promise<Answer> {
+    const uri = params?.uri
+    // Asking twice is asking once (2025-11-25, Resources).
+    if (typeof uri === 'string' && to.subscriptions.has(uri)) return answeredEmpty
+    const { release, error } = await relay.subscribe(exchange, params, updated =>
+      to.tell({ jsonrpc: '2.0', method: 'notifications/resources/updated', params: { uri: updated } })
+    )
+    if (error) return { error }
+    const leave = held.hold(exchange.key.id, () => end())
+    const end = () => {
+      to.subscriptions.delete(uri as string)
+      leave()
+      release()
+    }
+    to.subscriptions.get(uri as string)?.()
+    to.subscriptions.set(uri as string, end)
+    return answeredEmpty
+  }
+
+  function setLevel(params: Json | undefined, conversation: Conversation): Answer {
+    const level = params?.level
+    if (!isLogLevel(level)) {
+      return errorAnswer(
+        'invalid_params',
+        'expected params.level to be debug, info, notice, warning, error, critical, alert or emergency'
+      )
+    }
+    conversation.logLevel = level
+    onLevel()
+    return answeredEmpty
+  }
+
   return {
-    initialize(params) {
+    initialize({ key, scope }, params) {
       const asked = params?.protocolVersion
       const version = typeof asked === 'string' && isLegacyVersion(asked) ? asked : legacyVersions[0]
       return {
@@ -38,19 +100,30 @@ export function createLegacy({ relay, serverInfo }: { readonly relay: Relay; rea
           capabilities: isObject(params?.capabilities) ? params.capabilities : {},
           ...(isObject(params?.clientInfo) && { clientInfo: params.clientInfo })
         },
-        result: { protocolVersion: version, capabilities, serverInfo }
+        result: { protocolVersion: version, serverInfo, ...relay.describe(key, scope, 'legacy') }
       }
     },
 
-    async dispatch(exchange, { method, params }) {
+    async dispatch(exchange, { method, params }, conversation) {
       try {
+        const kind = listOf.get(method)
+        if (kind) return await relay.list(exchange, kind, params)
         switch (method) {
-          case 'tools/list':
-            return await relay.listTools(exchange, params)
           case 'tools/call':
             return await relay.callTool(exchange, params)
+          case 'prompts/get':
+          case 'resources/read':
+          case 'completion/complete':
+            return await relay.ask(exchange, method, params)
+          case 'resources/subscribe':
+            return await subscribe(exchange, params, conversation)
+          case 'resources/unsubscribe':
+            conversation.subscriptions.get(String(params?.uri))?.()
+            return answeredEmpty
+          case 'logging/setLevel':
+            return setLevel(params, conversation)
           case 'ping':
-            return { result: {} }
+            return answeredEmpty
           default:
             return errorAnswer('method_not_found', `Method not found: ${method.slice(0, 128)}`)
         }
@@ -59,6 +132,19 @@ export function createLegacy({ relay, serverInfo }: { readonly relay: Relay; rea
       }
     }
   }
+}
+
+/** How a request of a conversation is made: its client as upstreams may know it, and the log messages it gets. */
+export function askingFor(
+  client: ClientFacts,
+  { logLevel }: Conversation
+): { readonly client: ClientFacts; readonly logLevel: string } {
+  return logLevel === undefined ? { client, logLevel: defaultLevel } : { client: { ...client, logLevel }, logLevel }
+}
+
+/** Ends what a conversation has subscribed to. */
+export function unsubscribeAll({ subscriptions }: Conversation): void {
+  for (const end of [...subscriptions.values()]) end()
 }
 
 /** Applies `notifications/cancelled`; ids that are unknown or already answered are none of our business. */

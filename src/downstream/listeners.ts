@@ -1,15 +1,18 @@
 /**
- * Who is to be told when the tools a key sees have changed: every open stream that asked for it, and only if its own
- * view is another than the one it was last told of.
+ * Who is to be told when what a key sees has changed: every open stream that asked for it, and only if its own view of
+ * that kind is another than the one it was last told of.
  */
 import type { Scope } from '../catalog/view.js'
 import type { Key } from '../policy/keys.js'
+import { listChanged, type ChangeKind } from '../wire/lists.js'
 
 export interface Listener {
   readonly key: Key
   readonly scope: Scope
-  /** Sends `notifications/tools/list_changed` on its stream. */
-  tell(): void
+  /** What it wants to be told of. */
+  readonly changes: readonly ChangeKind[]
+  /** Sends `notifications/<kind>/list_changed` on its stream. */
+  tell(change: ChangeKind): void
 }
 
 export interface Listeners {
@@ -21,26 +24,30 @@ export interface Listeners {
   readonly size: number
 }
 
-/** @param signature of what a key sees in a scope, by the catalog of this moment. */
-export function createListeners(signature: (key: Key, scope: Scope) => string): Listeners {
-  const told = new Map<Listener, string>()
+/** @param signature of what a key sees of one kind in a scope, by the catalog of this moment. */
+export function createListeners(signature: (key: Key, scope: Scope, change: ChangeKind) => string): Listeners {
+  const told = new Map<Listener, Map<ChangeKind, string>>()
   return {
     add(listener) {
-      told.set(listener, signature(listener.key, listener.scope))
+      const { key, scope, changes } = listener
+      told.set(listener, new Map(changes.map(change => [change, signature(key, scope, change)])))
       return () => told.delete(listener)
     },
     get size() {
       return told.size
     },
     changed() {
-      for (const [listener, before] of told) {
-        const now = signature(listener.key, listener.scope)
-        if (now === before) continue
-        told.set(listener, now)
-        listener.tell()
+      for (const [listener, known] of told) {
+        for (const [change, before] of known) {
+          const now = signature(listener.key, listener.scope, change)
+          if (now === before) continue
+          known.set(change, now)
+          listener.tell(change)
+        }
       }
     }
   }
 }
 
-export const toolsListChanged = { jsonrpc: '2.0', method: 'notifications/tools/list_changed' } as const
+/** The notification, ready to be serialised. */
+export const changeNotice = (change: ChangeKind) => ({ jsonrpc: '2.0', method: listChanged(change) }) as const

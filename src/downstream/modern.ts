@@ -6,20 +6,22 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import { SwitchboardError, toSwitchboardError } from '../errors.js'
 import type { Relay } from '../relay.js'
 import { metaKey, modernVersion } from '../wire/era.js'
-import { serialiseAnswer, isObject, type Answer, type Json, type RpcRequest } from '../wire/json-rpc.js'
+import type { Answer, Json, RpcRequest } from '../wire/json-rpc.js'
 import type { ClientFacts } from '../wire/leg.js'
+import { listOf } from '../wire/lists.js'
 import { checkMirroredHeaders } from '../wire/mirrored-headers.js'
 import type { Caller } from './caller.js'
-import { EventStream } from './event-stream.js'
 import { HttpExchange } from './exchange.js'
-import { capabilities } from './legacy.js'
-import { toolsListChanged, type Listeners } from './listeners.js'
+import { listen } from './listen.js'
+import type { Listeners } from './listeners.js'
+import type { LiveState } from './live-state.js'
 import { errorAnswer, replyAnswer, replyRefusal } from './reply.js'
 
 export interface ModernOptions {
   readonly relay: Relay
   readonly listeners: Listeners
   readonly serverInfo: Json
+  readonly held: LiveState
 }
 
 export interface Modern {
@@ -34,54 +36,27 @@ export interface Modern {
   close(): void
 }
 
-export function createModern({ relay, listeners, serverInfo }: ModernOptions): Modern {
+export function createModern({ relay, listeners, serverInfo, held }: ModernOptions): Modern {
   const subscriptions = new Set<() => void>()
 
-  function discoverResult(): Json {
+  function discoverResult({ key, scope }: Caller): Json {
     return {
       resultType: 'complete',
       supportedVersions: [modernVersion],
-      capabilities,
+      ...relay.describe(key, scope, 'modern'),
       ttlMs: 60_000,
       cacheScope: 'private',
       _meta: { [metaKey.serverInfo]: serverInfo }
     }
   }
 
-  /** 2026-07-28, Subscriptions: the acknowledgement comes first, every message names the request it belongs to. */
-  function listen({ key, scope }: Caller, { id, params }: RpcRequest, res: ServerResponse): void {
-    const wanted = params?.notifications
-    if (!isObject(wanted))
-      return replyAnswer(res, id, errorAnswer('invalid_params', 'expected params.notifications to be an object'))
-    const honoured = wanted.toolsListChanged === true ? { toolsListChanged: true } : {}
-    const _meta = { [metaKey.subscriptionId]: id }
-    const end = () => stream.end(serialiseAnswer(id, { result: { resultType: 'complete', _meta } }))
-    const remove = honoured.toolsListChanged
-      ? listeners.add({
-          key,
-          scope,
-          tell: () => stream.send(JSON.stringify({ ...toolsListChanged, params: { _meta } }))
-        })
-      : () => {}
-    const stream = new EventStream(res, {
-      onClose: () => {
-        remove()
-        subscriptions.delete(end)
-      }
-    })
-    subscriptions.add(end)
-    stream.send(
-      JSON.stringify({
-        jsonrpc: '2.0',
-        method: 'notifications/subscriptions/acknowledged',
-        params: { notifications: honoured, _meta }
-      })
-    )
-  }
-
   async function call(exchange: HttpExchange, { method, params }: RpcRequest): Promise<Answer> {
     try {
-      return method === 'tools/list' ? await relay.listTools(exchange, params) : await relay.callTool(exchange, params)
+      const kind = listOf.get(method)
+      if (kind) return await relay.list(exchange, kind, params)
+      return method === 'tools/call'
+        ? await relay.callTool(exchange, params)
+        : await relay.ask(exchange, method, params)
     } catch (thrown) {
       return { error: toSwitchboardError(thrown).toRpc() }
     }
@@ -96,16 +71,21 @@ export function createModern({ relay, listeners, serverInfo }: ModernOptions): M
           : checkMirroredHeaders(req.headers, message)
       if (mismatch !== undefined)
         return replyRefusal(res, new SwitchboardError('header_mismatch', `Bad request: ${mismatch}`), id)
+      const asked = { id, era: 'modern', client, logLevel: client.logLevel, ...caller, req, res } as const
       switch (method) {
         case 'server/discover':
-          return new HttpExchange({ id, era: 'modern', client, ...caller, req, res }).finish({
-            result: discoverResult()
-          })
+          return new HttpExchange(asked).finish({ result: discoverResult(caller) })
         case 'subscriptions/listen':
-          return listen(caller, message, res)
+          return listen({ relay, listeners, held, subscriptions }, caller, message, res)
         case 'tools/list':
-        case 'tools/call': {
-          const exchange = new HttpExchange({ id, era: 'modern', client, ...caller, req, res })
+        case 'prompts/list':
+        case 'resources/list':
+        case 'resources/templates/list':
+        case 'tools/call':
+        case 'prompts/get':
+        case 'resources/read':
+        case 'completion/complete': {
+          const exchange = new HttpExchange(asked)
           const answer = await call(exchange, message)
           // A header that does not mirror its argument is refused like one that does not mirror the body.
           return exchange.finish(answer, answer.error?.code === -32020 ? 400 : 200)

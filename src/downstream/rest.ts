@@ -38,6 +38,7 @@ export function createRest({ relay, serverInfo }: RestOptions): RestDoor {
       ...caller,
       era: 'modern',
       client: { capabilities: {}, clientInfo: { name: 'http' } },
+      logLevel: undefined,
       cancellation,
       notify
     }
@@ -48,7 +49,7 @@ export function createRest({ relay, serverInfo }: RestOptions): RestDoor {
     const tools: Json[] = []
     let cursor: string | undefined
     do {
-      const { bytes } = await relay.listTools(exchange, cursor === undefined ? {} : { cursor })
+      const { bytes } = await relay.list(exchange, 'tools', cursor === undefined ? {} : { cursor })
       const page = JSON.parse(bytes?.toString() ?? '{}') as { tools?: Json[]; nextCursor?: string }
       tools.push(...(page.tools ?? []))
       cursor = page.nextCursor

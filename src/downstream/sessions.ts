@@ -8,11 +8,12 @@
 import { randomBytes } from 'node:crypto'
 import { isObject, type Json } from '../wire/json-rpc.js'
 import type { ClientFacts } from '../wire/leg.js'
+import type { ChangeKind } from '../wire/lists.js'
 import type { Sealer } from '../wire/sealing.js'
 import type { EventStream } from './event-stream.js'
-import type { InFlight } from './legacy.js'
+import { unsubscribeAll, type Conversation, type InFlight } from './legacy.js'
 
-export interface Session {
+export interface Session extends Conversation {
   readonly id: string
   readonly nonce: string
   readonly keyId: string
@@ -22,8 +23,8 @@ export interface Session {
   /** Unpacked from its token in this process rather than opened here: the client may have missed changes. */
   readonly revived: boolean
   stream: EventStream | undefined
-  /** What the client was last shown of the tools: whether it missed a change while it had no stream. */
-  listed: { readonly scope: string; readonly signature: string } | undefined
+  /** What the client was last shown of each kind of list: whether it missed a change while it had no stream. */
+  readonly listed: Map<ChangeKind, { readonly scope: string; readonly signature: string }>
   lastUsed: number
 }
 
@@ -38,6 +39,8 @@ export interface Sessions {
   /** The session of that id if this key opened it and it has neither expired nor been ended. */
   find(id: string, keyId: string): Session | undefined
   end(session: Session): void
+  /** The log levels their clients have set. */
+  levels(): Iterable<string>
   /** How many have something alive or recently used in memory. */
   readonly size: number
   close(): void
@@ -58,17 +61,29 @@ export function createSessions({ sealer, now = Date.now }: SessionsOptions): Ses
   const sweep = setInterval(() => {
     const at = now()
     for (const [id, session] of live) {
-      if (at - session.lastUsed > idleMs && isIdle(session)) live.delete(id)
+      if (at - session.lastUsed < idleMs || !isIdle(session)) continue
+      unsubscribeAll(session)
+      live.delete(id)
     }
     for (const [nonce, until] of ended) if (until < at) ended.delete(nonce)
   }, 30_000)
   sweep.unref()
 
   function keep(facts: Pick<Session, 'id' | 'nonce' | 'keyId' | 'version' | 'client' | 'revived'>): Session {
-    const session: Session = { ...facts, inFlight: new Map(), stream: undefined, listed: undefined, lastUsed: now() }
+    const session: Session = {
+      ...facts,
+      inFlight: new Map(),
+      stream: undefined,
+      listed: new Map(),
+      logLevel: undefined,
+      subscriptions: new Map(),
+      lastUsed: now(),
+      tell: notification => session.stream?.send(JSON.stringify(notification))
+    }
     if (live.size >= maxIdle) {
       for (const [id, old] of live) {
         if (!isIdle(old)) continue
+        unsubscribeAll(old)
         live.delete(id)
         break
       }
@@ -108,9 +123,13 @@ export function createSessions({ sealer, now = Date.now }: SessionsOptions): Ses
       if (ended.size >= maxRevoked) ended.delete(ended.keys().next().value as string)
       ended.set(session.nonce, now() + validMs)
       for (const exchange of [...session.inFlight.values()]) exchange.cancel('the session was ended by its client')
+      unsubscribeAll(session)
       session.stream?.end()
     },
 
+    *levels() {
+      for (const { logLevel } of live.values()) if (logLevel !== undefined) yield logLevel
+    },
     get size() {
       return live.size
     },

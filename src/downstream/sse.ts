@@ -18,21 +18,25 @@ import {
   type RpcRequest
 } from '../wire/json-rpc.js'
 import type { ClientFacts } from '../wire/leg.js'
+import { changeKinds } from '../wire/lists.js'
 import type { Caller } from './caller.js'
 import { readJson } from './body.js'
 import { EventStream } from './event-stream.js'
 import { traceOf } from './exchange.js'
-import { applyCancelled, type InFlight, type Legacy } from './legacy.js'
-import { toolsListChanged, type Listeners } from './listeners.js'
+import { applyCancelled, askingFor, unsubscribeAll, type Conversation, type InFlight, type Legacy } from './legacy.js'
+import { changeNotice, type Listeners } from './listeners.js'
+import type { LiveState } from './live-state.js'
 import { commonHeaders, replyRefusal, unreadBody } from './reply.js'
 
 export interface SseDoor {
   handleGet(caller: Caller, req: IncomingMessage, res: ServerResponse): void
   handlePost(caller: Caller, sessionId: string | undefined, req: IncomingMessage, res: ServerResponse): Promise<void>
+  /** The log levels its clients have set. */
+  levels(): Iterable<string>
   close(): void
 }
 
-interface Conversation {
+interface SseConversation extends Conversation {
   readonly keyId: string
   readonly scope: Scope
   readonly stream: EventStream
@@ -52,6 +56,7 @@ class SseExchange implements Exchange {
     readonly key: Key,
     readonly scope: Scope,
     readonly client: ClientFacts,
+    readonly logLevel: string,
     readonly headers: Readonly<Record<string, string>>,
     stream: EventStream
   ) {
@@ -76,22 +81,46 @@ class SseExchange implements Exchange {
   }
 }
 
-export function createSse({ legacy, listeners }: { readonly legacy: Legacy; readonly listeners: Listeners }): SseDoor {
-  const conversations = new Map<string, Conversation>()
+export interface SseOptions {
+  readonly legacy: Legacy
+  readonly listeners: Listeners
+  readonly held: LiveState
+}
+
+export function createSse({ legacy, listeners, held }: SseOptions): SseDoor {
+  const conversations = new Map<string, SseConversation>()
 
   function handleGet({ key, scope }: Caller, _req: IncomingMessage, res: ServerResponse): void {
     const sessionId = randomBytes(16).toString('base64url')
     const inFlight: InFlight = new Map()
-    const remove = listeners.add({ key, scope, tell: () => stream.send(JSON.stringify(toolsListChanged)) })
+    const remove = listeners.add({
+      key,
+      scope,
+      changes: changeKinds,
+      tell: change => stream.send(JSON.stringify(changeNotice(change)))
+    })
+    const leave = held.hold(key.id, () => stream.end())
     const stream = new EventStream(res, {
       onClose: () => {
         remove()
+        leave()
         conversations.delete(sessionId)
+        unsubscribeAll(conversation)
         for (const exchange of [...inFlight.values()]) exchange.cancel('the client closed its stream')
       }
     })
     stream.sendEvent('endpoint', `/messages?sessionId=${sessionId}`)
-    conversations.set(sessionId, { keyId: key.id, scope, stream, inFlight, client: { capabilities: {} } })
+    const conversation: SseConversation = {
+      keyId: key.id,
+      scope,
+      stream,
+      inFlight,
+      client: { capabilities: {} },
+      logLevel: undefined,
+      subscriptions: new Map(),
+      tell: notification => stream.send(JSON.stringify(notification))
+    }
+    conversations.set(sessionId, conversation)
   }
 
   async function handlePost(
@@ -137,21 +166,22 @@ export function createSse({ legacy, listeners }: { readonly legacy: Legacy; read
   }
 
   async function answer(
-    conversation: Conversation,
+    conversation: SseConversation,
     key: Key,
     message: RpcRequest,
     trace: Record<string, string>
   ): Promise<void> {
     const { scope, stream, inFlight } = conversation
     if (message.method === 'initialize') {
-      const { client, result } = legacy.initialize(message.params)
+      const { client, result } = legacy.initialize({ key, scope }, message.params)
       conversation.client = client
       return stream.send(serialiseAnswer(message.id, { result }))
     }
-    const exchange = new SseExchange(message.id, key, scope, conversation.client, trace, stream)
+    const { client, logLevel } = askingFor(conversation.client, conversation)
+    const exchange = new SseExchange(message.id, key, scope, client, logLevel, trace, stream)
     inFlight.set(message.id, exchange)
     try {
-      exchange.finish(await legacy.dispatch(exchange, message))
+      exchange.finish(await legacy.dispatch(exchange, message, conversation))
     } finally {
       inFlight.delete(message.id)
     }
@@ -160,6 +190,9 @@ export function createSse({ legacy, listeners }: { readonly legacy: Legacy; read
   return {
     handleGet,
     handlePost,
+    *levels() {
+      for (const { logLevel } of conversations.values()) if (logLevel !== undefined) yield logLevel
+    },
     close() {
       for (const { stream } of conversations.values()) stream.end()
     }

@@ -8,12 +8,14 @@ import type { Key } from '../policy/keys.js'
 import type { Relay } from '../relay.js'
 import { classifyEra, isLegacyVersion, isModernVersion, legacyVersions, metaKey, modernVersion } from '../wire/era.js'
 import { classifyMessage, isObject, type RpcId, type RpcNotification, type RpcRequest } from '../wire/json-rpc.js'
+import { changeKinds, listOf, listRows, type ChangeKind } from '../wire/lists.js'
 import type { Caller } from './caller.js'
 import { readJson } from './body.js'
 import { EventStream } from './event-stream.js'
 import { HttpExchange } from './exchange.js'
-import { applyCancelled, type Legacy } from './legacy.js'
-import { toolsListChanged, type Listeners } from './listeners.js'
+import { applyCancelled, askingFor, type Legacy } from './legacy.js'
+import { changeNotice, type Listeners } from './listeners.js'
+import type { LiveState } from './live-state.js'
 import type { Modern } from './modern.js'
 import { replyAccepted, replyJson, replyRefusal, unreadBody } from './reply.js'
 import type { Session, Sessions } from './sessions.js'
@@ -23,7 +25,8 @@ export interface StreamableHttpOptions {
   readonly modern: Modern
   readonly sessions: Sessions
   readonly listeners: Listeners
-  readonly relay: Pick<Relay, 'toolsSignature'>
+  readonly relay: Pick<Relay, 'describe' | 'signature'>
+  readonly held: LiveState
 }
 
 export interface StreamableHttp {
@@ -37,7 +40,8 @@ export function createStreamableHttp({
   modern,
   sessions,
   listeners,
-  relay
+  relay,
+  held
 }: StreamableHttpOptions): StreamableHttp {
   async function handlePost(caller: Caller, req: IncomingMessage, res: ServerResponse): Promise<void> {
     let id: RpcId | undefined
@@ -74,10 +78,11 @@ export function createStreamableHttp({
     if (verdict.era === 'modern') return modern.handle(caller, message, verdict.client, req, res)
     const { id, method } = message
     if (method === 'initialize') {
-      const { version, client, result } = legacy.initialize(message.params)
+      const { version, client, result } = legacy.initialize(caller, message.params)
       const session = sessions.open(caller.key.id, version, client)
       const replyHeaders = { 'mcp-session-id': session.id }
-      return new HttpExchange({ id, era: 'legacy', client, ...caller, req, res, replyHeaders }).finish({ result })
+      const opening = { id, era: 'legacy', client, logLevel: undefined, ...caller, req, res, replyHeaders } as const
+      return new HttpExchange(opening).finish({ result })
     }
     const session = requireSession(caller.key, req)
     if (session.inFlight.has(id)) {
@@ -86,12 +91,18 @@ export function createStreamableHttp({
         `Request id ${JSON.stringify(id)} belongs to a request that is still running.`
       )
     }
-    const exchange = new HttpExchange({ id, era: 'legacy', client: session.client, ...caller, req, res })
+    const exchange = new HttpExchange({ id, era: 'legacy', ...askingFor(session.client, session), ...caller, req, res })
     session.inFlight.set(id, exchange)
     try {
-      const answer = await legacy.dispatch(exchange, message)
-      if (method === 'tools/list')
-        session.listed = { scope: caller.scope.key, signature: relay.toolsSignature(caller.key, caller.scope) }
+      const answer = await legacy.dispatch(exchange, message, session)
+      const kind = listOf.get(method)
+      if (kind) {
+        const { change } = listRows[kind]
+        session.listed.set(change, {
+          scope: caller.scope.key,
+          signature: relay.signature(caller.key, caller.scope, change)
+        })
+      }
       exchange.finish(answer)
     } finally {
       session.inFlight.delete(id)
@@ -118,20 +129,25 @@ export function createStreamableHttp({
       const session = sessionOfStream(key, req)
       // Clients reconnect faster than the loss of their old stream is noticed: the new one replaces it.
       session.stream?.end()
-      const tell = () => stream.send(JSON.stringify(toolsListChanged))
-      const remove = listeners.add({ key, scope, tell })
+      const tell = (change: ChangeKind) => stream.send(JSON.stringify(changeNotice(change)))
+      const remove = listeners.add({ key, scope, changes: changeKinds, tell })
+      const leave = held.hold(key.id, () => stream.end())
       const stream = new EventStream(res, {
         onClose: () => {
           remove()
+          leave()
           if (session.stream === stream) session.stream = undefined
         }
       })
       session.stream = stream
-      const { listed } = session
-      const missed = listed
-        ? listed.scope === scope.key && listed.signature !== relay.toolsSignature(key, scope)
-        : session.revived
-      if (missed) tell()
+      const { capabilities } = relay.describe(key, scope, 'legacy')
+      for (const change of changeKinds) {
+        const listed = session.listed.get(change)
+        const missed = listed
+          ? listed.scope === scope.key && listed.signature !== relay.signature(key, scope, change)
+          : session.revived && change in capabilities
+        if (missed) tell(change)
+      }
     } catch (thrown) {
       refuse(req, res, thrown)
     }

@@ -16,8 +16,10 @@ export interface CallRecord {
   readonly client?: string
   /** What the caller speaks. */
   readonly era: 'legacy' | 'modern'
+  /** Absent for `tools/call`. */
+  readonly method?: string
   readonly server?: string
-  /** The wire name, or the name as sent when no tool has it. */
+  /** The wire name (of another method: the prompt, URI or template), or the name as sent when nothing has it. */
   readonly tool: string
   readonly outcome: Outcome
   /** JSON-RPC code of a failure. */

@@ -17,12 +17,14 @@ export interface Policy {
   readonly seesAll: boolean
   /** Whether anything at all is granted on this server. */
   seesServer(server: string): boolean
+  /** Whether anything of that kind is granted on this server. */
+  seesAny(server: string, kind: Kind): boolean
   /** One short line a server, for people. */
   describe(): readonly string[]
 }
 
 type Grant = Readonly<Record<Kind, readonly string[]>>
-type Rule = '*' | { readonly grants: boolean; readonly decide: Readonly<Record<Kind, Decide>> }
+type Rule = '*' | { readonly grants: Readonly<Record<Kind, boolean>>; readonly decide: Readonly<Record<Kind, Decide>> }
 
 const maxDecisions = 20_000
 /** Longer names are decided anew each time, so that a caller's made-up URIs cannot fill the memory. */
@@ -39,6 +41,11 @@ export function compilePolicy(allow: Allow): Policy {
     return rule === '*' || (rule?.decide[kind](wireName) ?? false)
   }
 
+  function seesAny(server: string, kind: Kind): boolean {
+    const rule = rules.get(server)
+    return allow === '*' || rule === '*' || (rule?.grants[kind] ?? false)
+  }
+
   return Object.freeze<Policy>({
     id: createHash('sha256').update(canonical(allow)).digest('hex').slice(0, 32),
     seesAll: allow === '*',
@@ -53,17 +60,19 @@ export function compilePolicy(allow: Allow): Policy {
       decisions.set(question, decision)
       return decision
     },
-    seesServer(server) {
-      const rule = rules.get(server)
-      return allow === '*' || rule === '*' || (rule?.grants ?? false)
-    },
+    seesServer: server => (['tools', 'prompts', 'resources'] as const).some(kind => seesAny(server, kind)),
+    seesAny,
     describe: () => (allow === '*' ? ['everything'] : [...allow].map(([server, grant]) => `${server}: ${say(grant)}`))
   })
 }
 
 function compileRule(grant: Grant): Rule {
   return {
-    grants: [grant.tools, grant.prompts, grant.resources].some(grantsAnything),
+    grants: {
+      tools: grantsAnything(grant.tools),
+      prompts: grantsAnything(grant.prompts),
+      resources: grantsAnything(grant.resources)
+    },
     decide: {
       tools: decideNames(grant.tools),
       prompts: decideNames(grant.prompts),

@@ -12,23 +12,24 @@ import { Cancellation } from '../wire/cancellation.js'
 import type { Era } from '../wire/era.js'
 import type { Answer, Json, RpcNotification } from '../wire/json-rpc.js'
 import type { Leg } from '../wire/leg.js'
+import type { ListKind, Offer } from '../wire/lists.js'
 import { connect, type Connection, type Verdict } from './connect.js'
 import { Deadline } from './deadline.js'
+import { KeptOffer } from './kept-offer.js'
 import type { GatewayIdentity, Link, LinkInfo } from './link.js'
 import { Places } from './places.js'
 import { backoffMs, earliestAttempt, healthyMs } from './supervisor.js'
-import { ToolList } from './tool-list.js'
 
 export interface UpstreamOptions {
   readonly config: ServerConfig
   readonly identity: GatewayIdentity
   readonly log: Log
-  /** The tool list as it was last known, from an earlier run. */
-  readonly cachedTools?: readonly Json[]
+  /** What the server was last known to offer, from an earlier run. */
+  readonly cached?: Offer
   /** What the server spoke in an earlier run. */
   readonly verdict?: Verdict
-  /** A complete list of tools has arrived; `changed` if it differs from the one before. */
-  readonly onTools: (changed: boolean) => void
+  /** A complete list has arrived; `changed` if the offer differs from the one before. */
+  readonly onOffer: (changed: boolean) => void
 }
 
 export type UpstreamState = 'starting' | 'ready' | 'down' | 'stopped'
@@ -61,7 +62,7 @@ export class Upstream {
   readonly config: ServerConfig
   readonly #options: UpstreamOptions
   readonly #places: Places
-  readonly #toolList: ToolList
+  readonly #kept: KeptOffer
   readonly #waiters = new Set<{ resolve: () => void; reject: (error: Error) => void }>()
   #state: UpstreamState = 'starting'
   #since = Date.now()
@@ -90,11 +91,12 @@ export class Upstream {
     this.#options = options
     this.#verdict = options.verdict
     this.#places = new Places({ server: options.config.id, ...options.config })
-    this.#toolList = new ToolList({
+    this.#kept = new KeptOffer({
+      server: options.config.id,
       identity: options.identity,
       timeoutMs: options.config.listTimeout * 1000,
-      ...(options.cachedTools && { cached: options.cachedTools }),
-      onFetched: options.onTools,
+      ...(options.cached && { cached: options.cached }),
+      onFetched: options.onOffer,
       onGone: reason => this.#lost(reason),
       onProblem: problem => {
         if (this.#state === 'ready') this.#become('ready', problem)
@@ -108,29 +110,44 @@ export class Upstream {
     return this.config.id
   }
 
-  /** The tools of the last complete list, as the server sent them; undefined as long as it has never answered. */
+  /** What it was last known to offer. */
+  get offer(): Offer {
+    return this.#kept.offer
+  }
+
+  /** The tools of the last complete list; undefined as long as it has never answered. */
   get tools(): readonly Json[] | undefined {
-    return this.#toolList.items
+    return this.#kept.offer.tools
   }
 
-  /** How long that list can be expected to hold, in milliseconds. */
+  /** How long its lists can be expected to hold, in milliseconds. */
   get freshMs(): number {
-    return this.#toolList.freshMs
+    return this.#kept.freshMs
   }
 
-  /** Somebody has read the list. */
+  /** Somebody has read a list. */
   listUsed(): void {
-    this.#toolList.used()
+    this.#kept.used()
   }
 
-  /** The server no longer knows a tool it listed. */
-  listDoubtful(): void {
-    this.#toolList.doubtful()
+  /** The server no longer knows an item it listed. */
+  listDoubtful(kind: ListKind): void {
+    this.#kept.doubtful(kind)
   }
 
-  /** Fetches the list now; never rejects. */
-  refreshTools(): Promise<void> {
-    return this.#toolList.refresh()
+  /** Fetches a list now; never rejects. */
+  refresh(kind: ListKind): Promise<void> {
+    return this.#kept.refresh(kind)
+  }
+
+  /** Has `listener` told when that resource is updated, over reconnects. @throws SwitchboardError when refused. */
+  subscribe(uri: string, listener: (uri: string) => void): Promise<() => void> {
+    return this.#kept.subscribe(uri, listener)
+  }
+
+  /** The most talkative level any client wants of it. */
+  setLogLevel(level: string): void {
+    this.#kept.setLevel(level)
   }
 
   /** What the server turned out to speak; undefined as long as it was never reached. */
@@ -239,7 +256,7 @@ export class Upstream {
   async close(): Promise<void> {
     this.#become('stopped', undefined)
     clearTimeout(this.#timer)
-    this.#toolList.leave()
+    this.#kept.leave()
     this.#wake(
       new SwitchboardError('upstream_down', 'the gateway no longer serves it', { server: this.id, dispatched: false })
     )
@@ -333,9 +350,9 @@ export class Upstream {
         cancellation: this.#attemptEnd,
         ...(this.#verdict && Date.now() - this.#verdict.at < verdictMs && { known: this.#verdict }),
         hooks: {
-          onNotification: notification => this.#toolList.notified(notification),
+          onNotification: notification => void this.#kept.notified(notification),
           onLost: reason => this.#lost(reason),
-          onRenewed: () => this.#toolList.doubtful(),
+          onRenewed: () => this.#link && this.#kept.renewed(this.#link),
           onLine: line => log.debug({ event: 'upstream.stderr', server: this.id, line }),
           onNoise: bytes => this.#noisy(bytes)
         }
@@ -346,7 +363,7 @@ export class Upstream {
       this.#linkedAt = Date.now()
       this.#verdict = connection.verdict
       if (this.tools) this.#wake()
-      await this.#toolList.follow(connection.link)
+      await this.#kept.follow(connection.link)
       if (this.#link !== connection.link) return
       this.#connectMs = Date.now() - started
       this.#become('ready', this.#listProblem)
@@ -369,7 +386,7 @@ export class Upstream {
     const lost = this.#connection?.close().catch(() => {})
     this.#ending = Promise.all([this.#ending, lost])
     this.#connection = this.#link = undefined
-    this.#toolList.leave()
+    this.#kept.leave()
     this.#restarts++
     this.#crashes = [...this.#crashes, Date.now()].slice(-10)
     if (Date.now() - this.#linkedAt > healthyMs) this.#failures = 0

@@ -12,6 +12,8 @@ export interface ClientFacts {
 export interface Leg {
   readonly cancellation: Cancellation
   readonly client: ClientFacts
+  /** Whose request it is: the id of its key; absent for the gateway's own. */
+  readonly principal?: string
   /** The downstream gave a progress token, so the upstream gets one (ours). */
   readonly wantsProgress: boolean
   /** `tools/call` of this tool (wire name), for sentences; absent for other methods. */

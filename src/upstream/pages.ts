@@ -11,6 +11,8 @@ export interface FetchedList {
   readonly ttlMs?: number
   /** Why the list was cut, as a sentence; absent when it is complete. */
   readonly cut?: string
+  /** Said instead of a list: the server does not know the method. */
+  readonly unknown?: string
 }
 
 const maxPages = 100
@@ -36,8 +38,10 @@ export async function fetchList(
     const params = cursor === undefined ? {} : { cursor }
     const answer = await ask(link, method, params, ownFacts(identity), Math.max(deadline - Date.now(), 1))
     if (!answer.result) {
-      const said = answer.error ? `${answer.error.message.slice(0, 300)} (${answer.error.code})` : 'nothing usable'
-      throw new SwitchboardError('upstream_garbage', `it answered ${method} with an error: ${said}`)
+      const { code, message } = answer.error ?? { code: undefined, message: 'nothing usable' }
+      const said = `it answered ${method} with an error: ${message.slice(0, 300)}${code === undefined ? '' : ` (${code})`}`
+      if (code === -32601) return { items: [], unknown: said }
+      throw new SwitchboardError('upstream_garbage', said)
     }
     const { [member]: list, nextCursor, ttlMs: ttl } = answer.result
     if (!Array.isArray(list))

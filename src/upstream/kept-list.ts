@@ -1,17 +1,17 @@
 /**
- * Keeps one server's tool list current: fetched whole when a link stands, again when the server says it has changed,
+ * Keeps one list of one server current: fetched whole when a link stands, again when the server says it has changed,
  * and polled where it never would. The last complete list stays until a newer complete one is there, whatever happens
  * to the link.
  */
 import { reasonOf, SwitchboardError } from '../errors.js'
-import { Cancellation } from '../wire/cancellation.js'
-import { isObject, type Json, type RpcNotification } from '../wire/json-rpc.js'
+import type { Json } from '../wire/json-rpc.js'
+import { listRows, type ListKind } from '../wire/lists.js'
 import type { GatewayIdentity, Link } from './link.js'
-import { fetchList } from './lists.js'
-import { ownFacts } from './negotiate.js'
+import { fetchList, type FetchedList } from './pages.js'
 import { backoffMs } from './supervisor.js'
 
-export interface ToolListOptions {
+export interface KeptListOptions {
+  readonly kind: ListKind
   readonly identity: GatewayIdentity
   /** Deadline for all pages of one fetch, in milliseconds. */
   readonly timeoutMs: number
@@ -23,6 +23,8 @@ export interface ToolListOptions {
   readonly onProblem: (problem: string | undefined) => void
   /** The server could not even be reached. */
   readonly onGone: (reason: string) => void
+  /** Whether the server tells changes of this list on the link that stands. */
+  readonly told: () => boolean
 }
 
 /** After a change is told: wait a little for the next one, then fetch, but not more often than this. */
@@ -34,27 +36,25 @@ const safetyMs = 10 * 60_000
 /** What a modern server says of its list's age is believed within these bounds. */
 const believable = { minMs: 1000, maxMs: 3_600_000 }
 
-export class ToolList {
-  readonly #options: ToolListOptions
+export class KeptList {
+  readonly #options: KeptListOptions
   #items: readonly Json[] | undefined
   #link: Link | undefined
-  #subscription: Cancellation | undefined
-  /** The server has agreed to tell changes on our subscription. */
-  #subscribed = false
   #timer: NodeJS.Timeout | undefined
-  #subscribeTimer: NodeJS.Timeout | undefined
   #due = 0
   #lastFetch = -Infinity
   #lastUse = Date.now()
   #ttlMs: number | undefined
+  /** The server on the link has such a list at all. */
+  #offered = true
   #failures = 0
 
-  constructor(options: ToolListOptions) {
+  constructor(options: KeptListOptions) {
     this.#options = options
     this.#items = options.cached
   }
 
-  /** The tools as the server sent them; undefined as long as it has never answered. */
+  /** The items as the server sent them; undefined as long as it has never answered. */
   get items(): readonly Json[] | undefined {
     return this.#items
   }
@@ -62,6 +62,7 @@ export class ToolList {
   /** How long the list can be expected to hold, in milliseconds. */
   get freshMs(): number {
     if (!this.#link) return believable.minMs
+    if (!this.#offered) return Infinity
     return Math.max(this.#due - Date.now(), believable.minMs)
   }
 
@@ -78,7 +79,6 @@ export class ToolList {
     this.leave()
     this.#link = link
     this.#failures = 0
-    if (link.info.era === 'modern' && tellsChanges(link)) this.#subscribe(link)
     await this.#fetch(link)
   }
 
@@ -90,16 +90,7 @@ export class ToolList {
   /** The link is gone; the list stays. */
   leave(): void {
     clearTimeout(this.#timer)
-    clearTimeout(this.#subscribeTimer)
     this.#link = undefined
-    this.#subscribed = false
-    this.#subscription?.cancel(new Error('no longer needed'))
-    this.#subscription = undefined
-  }
-
-  /** A notification of the server that belongs to no call. */
-  notified({ method }: RpcNotification): void {
-    if (method === 'notifications/tools/list_changed') this.doubtful()
   }
 
   /** The list may have changed: it is fetched soon. */
@@ -111,17 +102,22 @@ export class ToolList {
 
   async #fetch(link: Link): Promise<void> {
     this.#lastFetch = Date.now()
-    const { identity, timeoutMs, onFetched, onProblem } = this.#options
+    const { kind, identity, timeoutMs, onFetched, onProblem } = this.#options
+    const { method, member, identity: name, change } = listRows[kind]
     try {
-      const { items, cut, ttlMs } =
-        'tools' in link.info.capabilities ? await fetchList(link, 'tools/list', 'tools', identity, timeoutMs) : noTools
+      const declared = change in link.info.capabilities
+      const fetched = declared ? await fetchList(link, method, member, identity, timeoutMs) : undefined
       if (this.#link !== link) return
+      // Many servers that declare resources know no templates, and say so by not knowing the method.
+      this.#offered = fetched !== undefined && !(fetched.unknown && kind === 'templates')
+      if (fetched?.unknown && this.#offered) throw new SwitchboardError('upstream_garbage', fetched.unknown)
+      const { items, cut, ttlMs } = fetched ?? none
       this.#failures = 0
       this.#ttlMs = ttlMs
-      const ordered = inKnownOrder(items, this.#items)
+      const ordered = inKnownOrder(items, this.#items, name)
       const changed = !this.#items || JSON.stringify(ordered) !== JSON.stringify(this.#items)
       if (changed) this.#items = ordered
-      this.#schedule(this.#nextMs(link))
+      if (this.#offered) this.#schedule(this.#nextMs(link))
       onProblem(cut)
       onFetched(changed)
     } catch (error) {
@@ -137,8 +133,7 @@ export class ToolList {
     if (link.info.era === 'modern' && this.#ttlMs !== undefined && this.#ttlMs > 0) {
       return Math.min(Math.max(this.#ttlMs, believable.minMs), believable.maxMs)
     }
-    const told = link.info.era === 'modern' ? this.#subscribed : link.hears && tellsChanges(link)
-    return told ? safetyMs : poll.everyMs * (1 + poll.jitter * (2 * Math.random() - 1))
+    return this.#options.told() ? safetyMs : poll.everyMs * (1 + poll.jitter * (2 * Math.random() - 1))
   }
 
   #schedule(ms: number): void {
@@ -154,52 +149,14 @@ export class ToolList {
     }, this.#due - now)
     this.#timer.unref()
   }
-
-  /** 2026-07-28: changes come on a stream that we ask for, and ask for again when it ends. */
-  #subscribe(link: Link, attempt = 1): void {
-    const cancellation = (this.#subscription = new Cancellation())
-    const again = (error?: unknown) => {
-      if (this.#subscription !== cancellation) return
-      if (error instanceof SwitchboardError && error.code === 'upstream_down')
-        return this.#options.onGone(error.message)
-      this.#subscribed = false
-      this.#subscribeTimer = setTimeout(() => this.#subscribe(link, attempt + 1), backoffMs(attempt, Math.random()))
-      this.#subscribeTimer.unref()
-    }
-    link
-      .request(
-        'subscriptions/listen',
-        { notifications: { toolsListChanged: true } },
-        {
-          cancellation,
-          client: ownFacts(this.#options.identity),
-          wantsProgress: false,
-          onNotification: notification => {
-            if (notification.method === 'notifications/subscriptions/acknowledged') {
-              const honoured = notification.params?.notifications
-              this.#subscribed = isObject(honoured) && honoured.toolsListChanged === true
-              // What changed before the subscription stood was not told.
-              if (attempt > 1) this.#schedule(refetch.afterMs)
-            } else {
-              this.notified(notification)
-            }
-          }
-        }
-      )
-      .then(() => again(), again)
-  }
 }
 
-const noTools: { items: readonly Json[]; cut?: string; ttlMs?: number } = { items: [] }
+const none: FetchedList = { items: [] }
 
-function tellsChanges({ info: { capabilities } }: Link): boolean {
-  return isObject(capabilities.tools) && capabilities.tools.listChanged === true
-}
-
-/** The same tools in another order keep the order they had: clients and prompt caches depend on it. */
-function inKnownOrder(items: readonly Json[], known: readonly Json[] | undefined): readonly Json[] {
+/** The same items in another order keep the order they had: clients and prompt caches depend on it. */
+function inKnownOrder(items: readonly Json[], known: readonly Json[] | undefined, name: string): readonly Json[] {
   if (!known || known.length !== items.length) return items
-  const rank = new Map(known.map(({ name }, i) => [name, i]))
-  if (rank.size !== items.length || !items.every(({ name }) => rank.has(name))) return items
-  return [...items].sort((a, b) => (rank.get(a.name) as number) - (rank.get(b.name) as number))
+  const rank = new Map(known.map((item, i) => [item[name], i]))
+  if (rank.size !== items.length || !items.every(item => rank.has(item[name]))) return items
+  return [...items].sort((a, b) => (rank.get(a[name]) as number) - (rank.get(b[name]) as number))
 }

@@ -1,0 +1,138 @@
+/**
+ * Where a URI leads. URIs are not rewritten: clients, models and pages copy them into arguments and texts. So the way
+ * back is found by looking, and only a URI that would not lead back to the server it came from is shown as an alias.
+ *
+ * Routing, first hit wins, servers that may not be seen are skipped at each step: the alias form; who lists the URI (or
+ * names it as a tool's page); who has a template for it, the most literal first; who claims its prefix; the only one
+ * with resources at all. Nobody is asked: that would tell URIs to third parties.
+ */
+import type { ServerPart } from './snapshot.js'
+import { aliasOf, fromAlias } from './entry.js'
+import { compileTemplate, type UriTemplate } from './uri-template.js'
+import type { Scope, Sight } from './view.js'
+
+/** For whom: what they may see, and which servers they speak of. */
+export interface Viewer {
+  readonly sight: Sight
+  readonly scope: Scope
+}
+
+export interface Route {
+  readonly server: string
+  /** The URI in the server's own spelling. */
+  readonly uri: string
+}
+
+export interface Router {
+  /** Where a URI leads; undefined when nowhere that this viewer may see. */
+  routeUri(viewer: Viewer, uri: string): Route | undefined
+  /** Whose template this very string is, for completion and for lists. */
+  routeTemplate(viewer: Viewer, template: string): Route | undefined
+  /** A URI of that server as this viewer is shown it: as it is if it leads back to the server, else its alias. */
+  shownUri(viewer: Viewer, server: string, uri: string): string
+  /** The same for a template. */
+  shownTemplate(viewer: Viewer, server: string, template: string): string
+}
+
+const templateMs = 5
+
+interface Index {
+  /** URI -> the servers that have it, in configuration order. */
+  readonly owners: ReadonlyMap<string, readonly string[]>
+  readonly templateOwners: ReadonlyMap<string, readonly string[]>
+  /** Most literal first, then in configuration order. */
+  readonly templates: readonly { readonly server: string; readonly template: UriTemplate }[]
+}
+
+export function createRouter(
+  servers: readonly ServerPart[],
+  serverOf: (idOrAlias: string) => ServerPart | undefined
+): Router {
+  let index: Index | undefined
+  const indexed = () => (index ??= indexOf(servers))
+  const may = ({ sight, scope }: Viewer, server: string, uri: string) =>
+    (scope.servers?.includes(server) ?? true) && sight.sees(server, 'resources', uri)
+
+  function aliased(viewer: Viewer, uri: string): Route | 'none' | undefined {
+    const alias = fromAlias(uri)
+    if (!alias) return undefined
+    const server = serverOf(alias.server)?.source.id
+    return server !== undefined && may(viewer, server, alias.uri) ? { server, uri: alias.uri } : 'none'
+  }
+
+  function owner(viewer: Viewer, uri: string): string | undefined {
+    return indexed()
+      .owners.get(uri)
+      ?.find(server => may(viewer, server, uri))
+  }
+
+  function find(viewer: Viewer, uri: string): string | undefined {
+    const listed = owner(viewer, uri)
+    if (listed !== undefined) return listed
+    // Templates are written by servers: however many and however odd they are, a request waits only so long for them.
+    const end = performance.now() + templateMs
+    for (const { server, template } of indexed().templates) {
+      if (may(viewer, server, uri) && template.matches(uri)) return server
+      if (performance.now() > end) break
+    }
+    const claiming = servers.find(
+      ({ source: { id, claims } }) => claims.some(prefix => uri.startsWith(prefix)) && may(viewer, id, uri)
+    )
+    if (claiming) return claiming.source.id
+    const [only, ...others] = servers.filter(({ source: { id, offer } }) => {
+      return (!offer.capabilities || 'resources' in offer.capabilities) && may(viewer, id, uri)
+    })
+    return others.length === 0 ? only?.source.id : undefined
+  }
+
+  return {
+    routeUri(viewer, uri) {
+      const alias = aliased(viewer, uri)
+      if (alias) return alias === 'none' ? undefined : alias
+      const server = find(viewer, uri)
+      return server === undefined ? undefined : { server, uri }
+    },
+    routeTemplate(viewer, template) {
+      const alias = aliased(viewer, template)
+      if (alias) return alias === 'none' ? undefined : alias
+      const server = indexed()
+        .templateOwners.get(template)
+        ?.find(id => may(viewer, id, template))
+      return server === undefined ? undefined : { server, uri: template }
+    },
+    shownUri(viewer, server, uri) {
+      // Who asks through one server's own address can only mean that server.
+      if (viewer.scope.plain) return uri
+      return find(viewer, uri) === server ? uri : aliasOf(server, uri)
+    },
+    shownTemplate(viewer, server, template) {
+      if (viewer.scope.plain) return template
+      const first = indexed()
+        .templateOwners.get(template)
+        ?.find(id => may(viewer, id, template))
+      return first === server ? template : aliasOf(server, template)
+    }
+  }
+}
+
+function indexOf(servers: readonly ServerPart[]): Index {
+  const owners = new Map<string, string[]>()
+  const templateOwners = new Map<string, string[]>()
+  const templates: { server: string; template: UriTemplate }[] = []
+  const add = (map: Map<string, string[]>, uri: string, server: string) => {
+    const known = map.get(uri)
+    if (!known) map.set(uri, [server])
+    else if (!known.includes(server)) known.push(server)
+  }
+  for (const { source, entries } of servers) {
+    for (const { wireName } of entries.resources) add(owners, wireName, source.id)
+    for (const { uri } of entries.tools) if (uri !== undefined) add(owners, uri, source.id)
+    for (const { wireName } of entries.templates) {
+      add(templateOwners, wireName, source.id)
+      const template = compileTemplate(wireName)
+      if (template) templates.push({ server: source.id, template })
+    }
+  }
+  templates.sort((a, b) => b.template.literals - a.template.literals)
+  return { owners, templateOwners, templates }
+}

@@ -1,0 +1,79 @@
+/**
+ * `subscriptions/listen`, the one request of 2026-07-28 that stays open: its acknowledgement comes first and says what is
+ * honoured of the filter, every message names the request it belongs to, and an end of ours is its result.
+ */
+import type { ServerResponse } from 'node:http'
+import type { Relay } from '../relay.js'
+import { metaKey } from '../wire/era.js'
+import { isObject, serialiseAnswer, type Json, type RpcRequest } from '../wire/json-rpc.js'
+import { changeFilter, changeKinds } from '../wire/lists.js'
+import type { Caller } from './caller.js'
+import { EventStream } from './event-stream.js'
+import { changeNotice, type Listeners } from './listeners.js'
+import type { LiveState } from './live-state.js'
+import { errorAnswer, replyAnswer } from './reply.js'
+
+export interface ListenOptions {
+  readonly relay: Pick<Relay, 'describe' | 'subscribe'>
+  readonly listeners: Listeners
+  readonly held: LiveState
+  /** The ends of all open ones, for a shutdown. */
+  readonly subscriptions: Set<() => void>
+}
+
+const maxUris = 1000
+
+export async function listen(
+  { relay, listeners, held, subscriptions }: ListenOptions,
+  { key, scope }: Caller,
+  { id, params }: RpcRequest,
+  res: ServerResponse
+): Promise<void> {
+  const wanted = params?.notifications
+  if (!isObject(wanted))
+    return replyAnswer(res, id, errorAnswer('invalid_params', 'expected params.notifications to be an object'))
+
+  const _meta = { [metaKey.subscriptionId]: id }
+  const releases: (() => void)[] = []
+  // Nothing may come before the acknowledgement, and nothing that happens meanwhile may be lost.
+  const early: Json[] = []
+  const open: { stream?: EventStream; closed?: boolean } = {}
+  const send = (notification: { readonly method: string; readonly params?: Json }) => {
+    const message = { jsonrpc: '2.0', method: notification.method, params: { ...notification.params, _meta } }
+    if (open.stream) open.stream.send(JSON.stringify(message))
+    else early.push(message)
+  }
+  const release = () => {
+    open.closed = true
+    for (const end of releases.splice(0)) end()
+  }
+  res.once('close', release)
+
+  const { capabilities } = relay.describe(key, scope, 'modern')
+  const changes = changeKinds.filter(change => wanted[changeFilter(change)] === true && change in capabilities)
+  const honoured: Json = Object.fromEntries(changes.map(change => [changeFilter(change), true]))
+  if (changes.length > 0)
+    releases.push(listeners.add({ key, scope, changes, tell: change => send(changeNotice(change)) }))
+
+  if (Array.isArray(wanted.resourceSubscriptions)) {
+    const uris = [...new Set(wanted.resourceSubscriptions.filter(uri => typeof uri === 'string'))].slice(0, maxUris)
+    const answers = await Promise.all(
+      uris.map(async uri => {
+        const asker = { key, scope, era: 'modern' } as const
+        const tell = (updated: string) => send({ method: 'notifications/resources/updated', params: { uri: updated } })
+        const { release } = await relay.subscribe(asker, { uri }, tell)
+        if (release) releases.push(release)
+        return release ? [uri] : []
+      })
+    )
+    honoured.resourceSubscriptions = answers.flat()
+  }
+  if (open.closed) return release()
+
+  const end = () => open.stream?.end(serialiseAnswer(id, { result: { resultType: 'complete', _meta } }))
+  subscriptions.add(end)
+  releases.push(() => subscriptions.delete(end), held.hold(key.id, end))
+  const stream = (open.stream = new EventStream(res))
+  send({ method: 'notifications/subscriptions/acknowledged', params: { notifications: honoured } })
+  for (const message of early) stream.send(JSON.stringify(message))
+}

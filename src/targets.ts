@@ -1,0 +1,115 @@
+/**
+ * What a request other than a tool call names, found for the one who asks: one row a method. Prompts go by table like
+ * tools, resources by where their URI leads; what may not be seen is not found.
+ */
+import { errorTable } from './errors.js'
+import type { Viewer } from './catalog/routing.js'
+import type { Catalog } from './catalog/snapshot.js'
+import type { Era } from './wire/era.js'
+import { isObject, type Json, type RpcError } from './wire/json-rpc.js'
+import type { ChangeKind } from './wire/lists.js'
+
+/** Found: whose it is, the server's own name or URI of it, and the params as the server must get them. */
+export interface Target {
+  readonly server: string
+  readonly wireName: string
+  readonly params: Json
+}
+
+export interface Askable {
+  /** The list the named thing stands in. */
+  readonly kind: ChangeKind
+  /** What the params must be, for the sentence of a refusal. */
+  readonly expected: string
+  /** The name, URI or template the params name; undefined when they do not. */
+  nameOf(params: Json): string | undefined
+  find(catalog: Catalog, viewer: Viewer, params: Json): Target | undefined
+  /** The answer when there is no such thing, or none that may be seen. */
+  unknown(name: string, era: Era): RpcError
+  /** Whether a server's error says that it does not know what it listed. */
+  isUnknown(error: RpcError): boolean
+  readonly isCacheable?: boolean
+}
+
+const text = (value: unknown): string | undefined => (typeof value === 'string' ? value : undefined)
+const { rpc: invalidParams } = errorTable.invalid_params
+/** 2025-11-25, Resources: Error Handling; 2026-07-28 has no code of its own for it. */
+const resourceNotFound = -32002
+
+const unknownPrompt = (name: string): RpcError => ({ code: invalidParams, message: `Unknown prompt: ${name}` })
+const unknownResource = (uri: string, era: Era): RpcError => ({
+  code: era === 'legacy' ? resourceNotFound : invalidParams,
+  message: `Resource not found: ${uri}`,
+  data: { uri }
+})
+
+const prompt: Askable = {
+  kind: 'prompts',
+  expected: 'expected params.name to be the name of a prompt',
+  nameOf: ({ name }) => text(name),
+  find(catalog, viewer, params) {
+    const found = findPrompt(catalog, viewer, params.name as string)
+    return found && { ...found, params: { ...params, name: found.wireName } }
+  },
+  unknown: unknownPrompt,
+  isUnknown: ({ code, message }) =>
+    code === invalidParams && /unknown|not found/i.test(message) && /prompt/i.test(message)
+}
+
+const resource: Askable = {
+  kind: 'resources',
+  expected: 'expected params.uri to be the URI of a resource',
+  nameOf: ({ uri }) => text(uri),
+  find(catalog, viewer, params) {
+    const route = catalog.routeUri(viewer, params.uri as string)
+    return route && { server: route.server, wireName: route.uri, params: { ...params, uri: route.uri } }
+  },
+  unknown: unknownResource,
+  isUnknown: ({ code }) => code === resourceNotFound,
+  isCacheable: true
+}
+
+const completion: Askable = {
+  kind: 'prompts',
+  expected: 'expected params.ref to be a reference of type ref/prompt with a name, or of type ref/resource with a uri',
+  nameOf({ ref }) {
+    if (!isObject(ref)) return undefined
+    return ref.type === 'ref/prompt' ? text(ref.name) : ref.type === 'ref/resource' ? text(ref.uri) : undefined
+  },
+  find(catalog, viewer, params) {
+    const ref = params.ref as Json
+    if (ref.type === 'ref/prompt') {
+      const found = findPrompt(catalog, viewer, ref.name as string)
+      return found && { ...found, params: { ...params, ref: { ...ref, name: found.wireName } } }
+    }
+    const uri = ref.uri as string
+    const route = catalog.routeTemplate(viewer, uri) ?? catalog.routeUri(viewer, uri)
+    return (
+      route && { server: route.server, wireName: route.uri, params: { ...params, ref: { ...ref, uri: route.uri } } }
+    )
+  },
+  unknown: name => ({ code: invalidParams, message: `Unknown reference: ${name}` }),
+  isUnknown: () => false
+}
+
+export const askables: Readonly<Record<string, Askable>> = {
+  'prompts/get': prompt,
+  'resources/read': resource,
+  'completion/complete': completion
+}
+
+function findPrompt(
+  catalog: Catalog,
+  { sight, scope }: Viewer,
+  name: string
+): { readonly server: string; readonly wireName: string } | undefined {
+  const { plain, servers } = scope
+  const entry = plain
+    ? servers?.[0] === undefined
+      ? undefined
+      : catalog.server(servers[0])?.byPlainName(name, 'prompts')
+    : catalog.byPublicName(name, 'prompts')
+  if (!entry || !(servers?.includes(entry.server) ?? true)) return undefined
+  if (!sight.sees(entry.server, 'prompts', entry.wireName)) return undefined
+  return { server: entry.server, wireName: entry.wireName }
+}
