@@ -7,6 +7,7 @@ import { Server as TcpServer, type AddressInfo, type Socket } from 'node:net'
 import { getRequestListener } from '@hono/node-server'
 import { reasonOf, SwitchboardError } from '../errors.js'
 import type { Log } from '../observe/log.js'
+import { Slots } from '../wire/slots.js'
 import { refusal } from './app.js'
 
 export interface HttpServerOptions {
@@ -39,7 +40,7 @@ const limits = {
 
 export function createHttpServer({ fetch, knows, log }: HttpServerOptions): HttpServer {
   const sockets = new Set<Socket>()
-  const open = new Set<ServerResponse>()
+  const open = new Slots<ServerResponse>()
   let stopped = false
 
   const listener = getRequestListener(fetch, {
@@ -52,8 +53,8 @@ export function createHttpServer({ fetch, knows, log }: HttpServerOptions): Http
     }
   })
   const answer = (req: IncomingMessage, res: ServerResponse) => {
-    open.add(res)
-    res.once('close', () => open.delete(res))
+    const slot = open.add(res)
+    res.once('close', () => open.remove(slot))
     if (stopped) res.shouldKeepAlive = false
     void listener(req, res)
   }

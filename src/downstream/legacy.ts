@@ -7,6 +7,7 @@ import type { Exchange, Relay } from '../relay.js'
 import { isLegacyVersion, legacyVersions } from '../wire/era.js'
 import { isObject, type Answer, type Json, type RpcId, type RpcRequest } from '../wire/json-rpc.js'
 import type { ClientFacts } from '../wire/leg.js'
+import type { Running } from '../wire/slots.js'
 import { errorAnswer } from './reply.js'
 
 /** What every conversation is promised, whatever is up at the moment: a client keeps it for as long as it lasts. */
@@ -19,7 +20,7 @@ export interface Opened {
 }
 
 /** Requests of one conversation that are still running, by the client's own ids. */
-export type InFlight = Map<RpcId, { cancel(reason: string): void }>
+export type InFlight = Running<RpcId, { cancel(reason: string): void }>
 
 export interface Legacy {
   /** `initialize`: the version asked for if it is one of ours, else our newest of that era; never a modern one. */

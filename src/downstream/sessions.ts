@@ -9,6 +9,7 @@ import { randomBytes } from 'node:crypto'
 import { isObject, type Json } from '../wire/json-rpc.js'
 import type { ClientFacts } from '../wire/leg.js'
 import type { Sealer } from '../wire/sealing.js'
+import { Running } from '../wire/slots.js'
 import type { EventStream } from './event-stream.js'
 import type { InFlight } from './legacy.js'
 
@@ -65,7 +66,13 @@ export function createSessions({ sealer, now = Date.now }: SessionsOptions): Ses
   sweep.unref()
 
   function keep(facts: Pick<Session, 'id' | 'nonce' | 'keyId' | 'version' | 'client' | 'revived'>): Session {
-    const session: Session = { ...facts, inFlight: new Map(), stream: undefined, listed: undefined, lastUsed: now() }
+    const session: Session = {
+      ...facts,
+      inFlight: new Running(),
+      stream: undefined,
+      listed: undefined,
+      lastUsed: now()
+    }
     if (live.size >= maxIdle) {
       for (const [id, old] of live) {
         if (!isIdle(old)) continue
@@ -107,7 +114,7 @@ export function createSessions({ sealer, now = Date.now }: SessionsOptions): Ses
       live.delete(session.id)
       if (ended.size >= maxRevoked) ended.delete(ended.keys().next().value as string)
       ended.set(session.nonce, now() + validMs)
-      for (const exchange of [...session.inFlight.values()]) exchange.cancel('the session was ended by its client')
+      for (const [, exchange] of [...session.inFlight]) exchange.cancel('the session was ended by its client')
       session.stream?.end()
     },
 

@@ -18,6 +18,7 @@ import {
   type RpcRequest
 } from '../wire/json-rpc.js'
 import type { ClientFacts } from '../wire/leg.js'
+import { Running } from '../wire/slots.js'
 import type { Caller } from './caller.js'
 import { readJson } from './body.js'
 import { EventStream } from './event-stream.js'
@@ -81,13 +82,13 @@ export function createSse({ legacy, listeners }: { readonly legacy: Legacy; read
 
   function handleGet({ key, scope }: Caller, _req: IncomingMessage, res: ServerResponse): void {
     const sessionId = randomBytes(16).toString('base64url')
-    const inFlight: InFlight = new Map()
+    const inFlight: InFlight = new Running()
     const remove = listeners.add({ key, scope, tell: () => stream.send(JSON.stringify(toolsListChanged)) })
     const stream = new EventStream(res, {
       onClose: () => {
         remove()
         conversations.delete(sessionId)
-        for (const exchange of [...inFlight.values()]) exchange.cancel('the client closed its stream')
+        for (const [, exchange] of [...inFlight]) exchange.cancel('the client closed its stream')
       }
     })
     stream.sendEvent('endpoint', `/messages?sessionId=${sessionId}`)
@@ -153,7 +154,7 @@ export function createSse({ legacy, listeners }: { readonly legacy: Legacy; read
     try {
       exchange.finish(await legacy.dispatch(exchange, message))
     } finally {
-      inFlight.delete(message.id)
+      inFlight.take(message.id)
     }
   }
 

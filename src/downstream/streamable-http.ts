@@ -94,7 +94,7 @@ export function createStreamableHttp({
         session.listed = { scope: caller.scope.key, signature: relay.toolsSignature(caller.key, caller.scope) }
       exchange.finish(answer)
     } finally {
-      session.inFlight.delete(id)
+      session.inFlight.take(id)
     }
   }
 

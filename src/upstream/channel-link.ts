@@ -13,6 +13,7 @@ import {
   type RpcRequest
 } from '../wire/json-rpc.js'
 import type { Leg } from '../wire/leg.js'
+import { Running } from '../wire/slots.js'
 import type { Link, LinkEvents, LinkInfo } from './link.js'
 
 export interface Channel {
@@ -38,7 +39,7 @@ export class ChannelLink implements Link {
   readonly #server: string
   readonly #channel: Channel
   readonly #events: LinkEvents
-  readonly #pending = new Map<number, Pending>()
+  readonly #pending = new Running<number, Pending>()
   #nextId = 1
   #ended: SwitchboardError | undefined
 
@@ -65,8 +66,7 @@ export class ChannelLink implements Link {
     return new Promise<Answer>((resolve, reject) => {
       try {
         this.#channel.send(JSON.stringify({ jsonrpc: '2.0', id, method, params: sent }), error => {
-          const pending = this.#pending.get(id)
-          this.#pending.delete(id)
+          const pending = this.#pending.take(id)
           pending?.release()
           pending?.reject(error)
         })
@@ -76,7 +76,7 @@ export class ChannelLink implements Link {
       }
       leg.onSent?.(true)
       const release = leg.cancellation.onCancel(reason => {
-        if (!this.#pending.delete(id)) return
+        if (!this.#pending.take(id)) return
         // `initialize` must not be cancelled (2025-11-25, Cancellation).
         if (method !== 'initialize') this.notify('notifications/cancelled', { requestId: id, reason: reason.message })
         reject(reason)
@@ -116,17 +116,16 @@ export class ChannelLink implements Link {
 
   #end(reason: string, code: 'upstream_died' | 'upstream_broke' = 'upstream_died'): void {
     this.#ended = new SwitchboardError(code, reason, { server: this.#server, dispatched: true })
-    for (const { release, reject } of this.#pending.values()) {
+    for (const [id, { release, reject }] of [...this.#pending]) {
+      this.#pending.take(id)
       release()
       reject(this.#ended)
     }
-    this.#pending.clear()
   }
 
   #settle({ id, result, error }: { id: unknown; result?: Json; error?: Answer['error'] }): void {
-    const pending = typeof id === 'number' ? this.#pending.get(id) : undefined
+    const pending = typeof id === 'number' ? this.#pending.take(id) : undefined
     if (!pending) return
-    this.#pending.delete(id as number)
     pending.release()
     pending.resolve(error ? { error } : { result: result as Json })
   }

@@ -8,6 +8,7 @@ import { reasonOf, SwitchboardError } from '../errors.js'
 import { legParams, modernVersion } from '../wire/era.js'
 import { classifyMessage, isObject, type Answer, type Json, type RpcError, type RpcResponse } from '../wire/json-rpc.js'
 import type { Leg } from '../wire/leg.js'
+import { Slots } from '../wire/slots.js'
 import { encodeHeaderValue, nameSources } from '../wire/mirrored-headers.js'
 import { answerToServer } from './channel-link.js'
 import { httpCall, type HttpCall, type HttpEnd } from './http-call.js'
@@ -46,7 +47,7 @@ export class HttpLink implements Negotiable {
   readonly #events: LinkEvents
   readonly #pool: Pool
   readonly #path: string
-  readonly #inFlight = new Set<(error: SwitchboardError) => void>()
+  readonly #inFlight = new Slots<(error: SwitchboardError) => void>()
   #nextId = 1
   #session: string | undefined
   #renewal: Promise<void> | undefined
@@ -159,7 +160,7 @@ export class HttpLink implements Negotiable {
       const finish = (act: () => void) => {
         if (settled) return
         settled = true
-        this.#inFlight.delete(fail)
+        this.#inFlight.remove(slot)
         release()
         act()
       }
@@ -197,7 +198,7 @@ export class HttpLink implements Negotiable {
           else fail(outcome)
         }
       })
-      this.#inFlight.add(fail)
+      const slot = this.#inFlight.add(fail)
       leg.onSent?.(true)
       const release = leg.cancellation.onCancel(reason => {
         // Legacy: closing the response is no cancellation, so it is said. Modern: closing it is the cancellation.

@@ -17,7 +17,9 @@ export interface PlacesOptions {
 
 export class Places {
   readonly #options: PlacesOptions
+  /** Those who had to wait; who finds a place free is only counted. */
   readonly #queue: PQueue
+  #direct = 0
 
   constructor(options: PlacesOptions) {
     this.#options = options
@@ -25,7 +27,7 @@ export class Places {
   }
 
   get running(): number {
-    return this.#queue.pending
+    return this.#direct + this.#queue.pending
   }
 
   get waiting(): number {
@@ -39,10 +41,19 @@ export class Places {
    */
   async take<T>(cancellation: Cancellation, task: () => Promise<T>): Promise<T> {
     const { queue: most, queueTimeout, concurrency } = this.#options
-    if (this.#queue.pending < concurrency && this.#queue.size === 0) return this.#queue.add(task)
+    if (this.running < concurrency && this.#queue.size === 0) {
+      this.#direct++
+      try {
+        return await task()
+      } finally {
+        this.#direct--
+        if (this.#queue.size > 0) this.#share()
+      }
+    }
     if (this.#queue.size >= most)
       throw this.#overloaded(`${concurrency} calls are running and ${most} are waiting already`)
 
+    this.#share()
     const waiting = new AbortController()
     const release = cancellation.onCancel(reason => waiting.abort(reason))
     const timer = setTimeout(
@@ -59,6 +70,14 @@ export class Places {
       clearTimeout(timer)
       release()
     }
+  }
+
+  /** Gives the queue the places that are not taken directly. Those only get fewer as long as somebody waits. */
+  #share(): void {
+    const places = this.#options.concurrency - this.#direct
+    if (places === 0) return this.#queue.pause()
+    this.#queue.concurrency = places
+    this.#queue.start()
   }
 
   #overloaded(why: string): SwitchboardError {
