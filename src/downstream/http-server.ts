@@ -12,6 +12,8 @@ import { refusal } from './app.js'
 
 export interface HttpServerOptions {
   readonly fetch: Parameters<typeof getRequestListener>[0]
+  /** Takes the request itself, or returns false. */
+  readonly direct: (req: IncomingMessage, res: ServerResponse) => boolean
   /** Whether these headers hold a key that works. */
   readonly knows: (headers: IncomingHttpHeaders) => boolean
   readonly log: Log
@@ -38,7 +40,7 @@ const limits = {
   keepAliveTimeout: 75_000
 }
 
-export function createHttpServer({ fetch, knows, log }: HttpServerOptions): HttpServer {
+export function createHttpServer({ fetch, direct, knows, log }: HttpServerOptions): HttpServer {
   const sockets = new Set<Socket>()
   const open = new Slots<ServerResponse>()
   let stopped = false
@@ -56,7 +58,7 @@ export function createHttpServer({ fetch, knows, log }: HttpServerOptions): Http
     const slot = open.add(res)
     res.once('close', () => open.remove(slot))
     if (stopped) res.shouldKeepAlive = false
-    void listener(req, res)
+    if (!direct(req, res)) void listener(req, res)
   }
   const server = createServer(limits, answer)
   // Too many are counted and refused by the guard; Node would drop them in silence.
