@@ -33,7 +33,14 @@ export function bridged(answer: Answer, entry: ToolEntry, { to, from }: Between)
       { dispatched: true }
     )
   }
-  return { result: adjustResult(withText(wrapped(result, entry, to.era)), from.era, to.era) }
+  const whole = withText(wrapped(result, entry, to.era))
+  const adjusted = adjustResult(whole, from.era, to.era)
+  const { text } = answer
+  if (adjusted === result) return answer
+  if (whole !== result || text === undefined || to.era === 'legacy' || Object.keys(result).length === 0)
+    return { result: adjusted }
+  // All that a modern client was missing is the first member.
+  return { result: adjusted, text: `{"resultType":"complete",${text.slice(1)}` }
 }
 
 /** A 2025-era client was shown an object schema around an output that is none: what it gets is wrapped alike. */

@@ -42,6 +42,3 @@ function createTimestamp(): () => string {
 
 /** Lines are written together: one write a line costs more than the call it tells of. Bytes, and milliseconds at most. */
 const batch = { minLength: 8 * 1024, periodicFlush: 100 }
-
-/** Accepts everything, keeps nothing. */
-export const silentLog: Log = pino({ level: 'silent' })

@@ -7,10 +7,12 @@ import { legParams, metaKey, type Era } from '../wire/era.js'
 import {
   classifyMessage,
   isObject,
+  answerOf,
   type Answer,
   type Json,
   type RpcNotification,
-  type RpcRequest
+  type RpcRequest,
+  type RpcResponse
 } from '../wire/json-rpc.js'
 import type { Leg } from '../wire/leg.js'
 import { Running } from '../wire/slots.js'
@@ -97,7 +99,7 @@ export class ChannelLink implements Link {
   /** One message from the server, already parsed. */
   receive(value: unknown): void {
     const { kind, message } = classifyMessage(value) as { kind: string; message: never }
-    if (kind === 'response') this.#settle(message)
+    if (kind === 'response') this.answered((message as RpcResponse).id, answerOf(message))
     else if (kind === 'notification') this.#notified(message)
     else if (kind === 'request') this.#asked(message)
   }
@@ -123,11 +125,12 @@ export class ChannelLink implements Link {
     }
   }
 
-  #settle({ id, result, error }: { id: unknown; result?: Json; error?: Answer['error'] }): void {
+  /** The answer to the request of that id, if there is one. */
+  answered(id: unknown, answer: Answer): void {
     const pending = typeof id === 'number' ? this.#pending.take(id) : undefined
     if (!pending) return
     pending.release()
-    pending.resolve(error ? { error } : { result: result as Json })
+    pending.resolve(answer)
   }
 
   #notified(notification: RpcNotification): void {

@@ -14,8 +14,6 @@ export type Era = 'legacy' | 'modern'
 export const modernVersion = '2026-07-28'
 /** Newest first: the answer to an `initialize` that asks for a version unknown to us. */
 export const legacyVersions = ['2025-11-25', '2025-06-18', '2025-03-26', '2024-11-05'] as const
-/** What a legacy request without session and version header speaks (2025-06-18, Protocol Version Header). */
-export const assumedVersion = '2025-03-26'
 
 export const metaKey = {
   version: 'io.modelcontextprotocol/protocolVersion',
