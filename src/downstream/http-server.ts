@@ -56,7 +56,7 @@ export function createHttpServer({ fetch, direct, knows, log }: HttpServerOption
   })
   const answer = (req: IncomingMessage, res: ServerResponse) => {
     const slot = open.add(res)
-    res.once('close', () => open.remove(slot))
+    res.on('close', () => open.remove(slot))
     if (stopped) res.shouldKeepAlive = false
     if (!direct(req, res)) void listener(req, res)
   }

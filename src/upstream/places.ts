@@ -34,22 +34,25 @@ export class Places {
     return this.#queue.size
   }
 
+  /** Takes a free place if nobody waits for one; it is given back with `leave`. */
+  enter(): boolean {
+    if (this.running >= this.#options.concurrency || this.#queue.size > 0) return false
+    this.#direct++
+    return true
+  }
+
+  leave(): void {
+    this.#direct--
+    if (this.#queue.size > 0) this.#share()
+  }
+
   /**
-   * Runs `task` when a place is free.
+   * Runs `task` when a place is free, after those who wait already.
    * @throws SwitchboardError `upstream_overloaded` when too many wait already, or when waiting took too long; the reason
    * of the cancellation when that came first.
    */
-  async take<T>(cancellation: Cancellation, task: () => Promise<T>): Promise<T> {
+  async wait<T>(cancellation: Cancellation, task: () => Promise<T>): Promise<T> {
     const { queue: most, queueTimeout, concurrency } = this.#options
-    if (this.running < concurrency && this.#queue.size === 0) {
-      this.#direct++
-      try {
-        return await task()
-      } finally {
-        this.#direct--
-        if (this.#queue.size > 0) this.#share()
-      }
-    }
     if (this.#queue.size >= most)
       throw this.#overloaded(`${concurrency} calls are running and ${most} are waiting already`)
 
