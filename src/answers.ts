@@ -18,15 +18,29 @@ export interface Between {
 }
 
 /** The upstream's answer in the caller's era. @throws SwitchboardError for what this client must not be shown. */
-export function bridged(answer: Answer, { to, from, shownUri }: Between): Answer {
-  if (answer.error) {
-    const error = adjustError(answer.error, to.era)
-    if (error) return { error }
-    throw new SwitchboardError('upstream_garbage', `it refused the request as malformed: ${answer.error.message}`, {
-      dispatched: false
-    })
-  }
-  const result = answer.result as Json
+export function bridged(answer: Answer, between: Between): Answer {
+  return answer.result ? adjusted(answer, answer.result, between) : adjustedError(answer, between)
+}
+
+/** The same for `tools/call`. */
+export function bridgedCall(answer: Answer, entry: ToolEntry, between: Between): Answer {
+  if (!answer.result) return adjustedError(answer, between)
+  return adjusted(answer, withText(wrapped(answer.result, entry, between.to.era)), between)
+}
+
+function adjustedError({ error }: Answer, { to }: Between): Answer {
+  if (!error) throw new SwitchboardError('upstream_garbage', 'it answered nothing', { dispatched: true })
+  const shown = adjustError(error, to.era)
+  if (shown) return { error: shown }
+  throw new SwitchboardError('upstream_garbage', `it refused the request as malformed: ${error.message}`, {
+    dispatched: false
+  })
+}
+
+/** @param whole the answer's result with what was added to it. */
+function adjusted(answer: Answer, whole: Json, { to, from, shownUri }: Between): Answer {
+  const { result = {} } = answer
+  const text = answer.result ? answer.text : undefined
   if (from.era === 'modern' && !understandsResult(result, to.capabilities, from.capabilities)) {
     const type = JSON.stringify(result.resultType)
     throw new SwitchboardError(
@@ -35,13 +49,13 @@ export function bridged(answer: Answer, { to, from, shownUri }: Between): Answer
       { dispatched: true }
     )
   }
-  return { result: adjustResult(withShownUris(result, shownUri), from.era, to.era) }
-}
-
-/** The same for `tools/call`. */
-export function bridgedCall(answer: Answer, entry: ToolEntry, between: Between): Answer {
-  if (!answer.result) return bridged(answer, between)
-  return bridged({ result: withText(wrapped(answer.result, entry, between.to.era)) }, between)
+  const shown = withShownUris(whole, shownUri)
+  const final = adjustResult(shown, from.era, to.era)
+  if (final === result) return answer
+  if (shown !== result || text === undefined || to.era === 'legacy' || Object.keys(result).length === 0)
+    return { result: final }
+  // All that a modern client was missing is the first member.
+  return { result: final, text: `{"resultType":"complete",${text.slice(1)}` }
 }
 
 /** URIs where a client will take them for such: links and embedded resources in content, messages and contents. */

@@ -66,7 +66,6 @@ export const errorTable = {
   unknown_version: { rpc: -32600, http: 400, say: 'Unknown MCP-Protocol-Version.' },
   unsupported_version: { rpc: -32022, http: 400, say: 'Unsupported protocol version' },
   header_mismatch: { rpc: -32020, http: 400, say: 'A mirrored header does not match the body.' },
-  missing_capability: { rpc: -32021, http: 400, say: 'The client did not declare a capability this request needs.' },
   invalid_envelope: { rpc: -32602, http: 400, say: 'The envelope in params._meta is not valid.' },
   invalid_params: { rpc: -32602, http: 200, say: 'Invalid params' },
   method_not_found: { rpc: -32601, http: 200, say: 'Method not found' },

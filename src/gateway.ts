@@ -162,7 +162,7 @@ export async function startGateway({ config, state, log }: GatewayOptions): Prom
     ready: () => ready
   })
   const server = createHttpServer({
-    fetch: app.fetch,
+    ...app,
     knows: headers => keyRing.authenticate(headers).key !== undefined,
     log
   })

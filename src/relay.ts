@@ -113,6 +113,13 @@ export interface Relay {
   >
 }
 
+/** What a name means to a key: a tool and its server, a tool it does not see, or nothing. */
+interface Found {
+  readonly entry?: ToolEntry
+  readonly upstream?: RelayUpstream
+  readonly denied?: ToolEntry
+}
+
 /** How long a list waits for servers that have never answered. */
 const firstListMs = 5000
 
@@ -146,16 +153,17 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo }: Rel
     if (params.arguments !== undefined && !isObject(params.arguments))
       return invalid('expected params.arguments to be an object')
 
-    const { entry, upstream, denied } = await look(exchange, name)
+    const { entry, upstream, denied } = look(exchange, name) ?? (await lookLonger(exchange, name))
+    const meant = entry ?? denied
     const record = (outcome: Outcome, code?: number) =>
       audit({
         key: exchange.key.id,
-        ...clientName(exchange.client),
+        client: clientName(exchange.client),
         era: exchange.era,
-        ...((entry ?? denied) && { server: (entry ?? denied)?.server }),
-        tool: (entry ?? denied)?.wireName ?? name,
+        server: meant?.server,
+        tool: meant?.wireName ?? name,
         outcome,
-        ...(code !== undefined && { code }),
+        code,
         ms: performance.now() - begun
       })
     if (!entry || !upstream) {
@@ -188,21 +196,22 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo }: Rel
     }
   }
 
-  /** The tool of that name if this key sees it; while servers are still unheard of, after a little wait. */
-  async function look(
-    exchange: Exchange,
-    name: string
-  ): Promise<{ entry?: ToolEntry; upstream?: RelayUpstream; denied?: ToolEntry }> {
-    const first = snapshot()
-    for (const waited of [false, true]) {
-      if (waited) await firstLists(first, exchange)
-      const { catalog, upstreams } = snapshot()
-      const entry = find(catalog, exchange.scope, name) ?? findBare(catalog, exchange, name)
-      const upstream = entry && upstreams.get(entry.server)
-      if (entry && upstream && check(exchange, entry)) return { entry, upstream }
-      if (waited && entry) return { denied: entry }
-    }
-    return {}
+  /** The tool of that name if this key sees it. */
+  function look(exchange: Exchange, name: string): Found | undefined {
+    const { catalog, upstreams } = snapshot()
+    const entry = find(catalog, exchange.scope, name) ?? findBare(catalog, exchange, name)
+    const upstream = entry && upstreams.get(entry.server)
+    return entry && upstream && check(exchange, entry) ? { entry, upstream } : undefined
+  }
+
+  /** The same, while servers are still unheard of, after a little wait; or which tool this key does not see. */
+  async function lookLonger(exchange: Exchange, name: string): Promise<Found> {
+    await firstLists(snapshot(), exchange)
+    const found = look(exchange, name)
+    if (found) return found
+    const { catalog } = snapshot()
+    const denied = find(catalog, exchange.scope, name) ?? findBare(catalog, exchange, name)
+    return denied ? { denied } : {}
   }
 
   async function request(exchange: Exchange, upstream: RelayUpstream, entry: ToolEntry, params: Json): Promise<Answer> {
@@ -233,13 +242,13 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo }: Rel
     const record = (outcome: Outcome, code?: number) =>
       audit({
         key: exchange.key.id,
-        ...clientName(exchange.client),
+        client: clientName(exchange.client),
         era: exchange.era,
         method,
-        ...((target ?? denied) && { server: (target ?? denied)?.server }),
+        server: (target ?? denied)?.server,
         tool: (target ?? denied)?.wireName ?? name,
         outcome,
-        ...(code !== undefined && { code }),
+        code,
         ms: performance.now() - begun
       })
     if (!target || !upstream) {
@@ -486,8 +495,8 @@ function invalid(message: string): Answer {
   return { error: { code: errorTable.invalid_params.rpc, message } }
 }
 
-function clientName({ clientInfo }: ClientFacts): { client?: string } {
-  if (typeof clientInfo?.name !== 'string') return {}
+function clientName({ clientInfo }: ClientFacts): string | undefined {
+  if (typeof clientInfo?.name !== 'string') return undefined
   const version = typeof clientInfo.version === 'string' ? `/${clientInfo.version}` : ''
-  return { client: (clientInfo.name + version).slice(0, 128) }
+  return (clientInfo.name + version).slice(0, 128)
 }

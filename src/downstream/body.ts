@@ -47,10 +47,11 @@ function readAll(req: IncomingMessage): Promise<Buffer> {
         chunks.push(chunk)
       }
     })
-    req.once('end', () => resolve(chunks.length === 1 ? (chunks[0] as Buffer) : Buffer.concat(chunks)))
-    req.once('error', reject)
+    // `on` where each comes once: `once` makes a wrapper for every call.
+    req.on('end', () => resolve(chunks.length === 1 ? (chunks[0] as Buffer) : Buffer.concat(chunks)))
+    req.on('error', reject)
     // An error costs its stack trace: none is made for the requests that arrive whole.
-    req.once('close', () => {
+    req.on('close', () => {
       if (!req.readableEnded) reject(new SwitchboardError('cancelled', 'the client left before its request was whole'))
     })
   })

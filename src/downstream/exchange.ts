@@ -65,7 +65,7 @@ export class HttpExchange implements Exchange {
     if (trace) this.headers = trace
     const accept = req.headers.accept?.toLowerCase()
     this.#takesStream = accept !== undefined && accept.includes('text/event-stream')
-    res.once('close', () => this.#closed())
+    res.on('close', () => this.#closed())
     if (this.#takesStream) {
       if (!accept?.includes('application/json') && !accept?.includes('*/*')) this.#commit()
       else this.#commitTimer = setTimeout(() => this.#commit(), commitMs)

@@ -3,7 +3,8 @@
  * once stands twice (a proxy and we could read different ones), and whether Host and Origin are ours (DNS rebinding).
  */
 import type { IncomingMessage } from 'node:http'
-import { localhostAllowedHostnames, validateHostHeader } from '@modelcontextprotocol/server'
+import { createRequire } from 'node:module'
+import type * as Sdk from '@modelcontextprotocol/server'
 import { SwitchboardError } from '../errors.js'
 
 export interface GuardOptions {
@@ -17,16 +18,23 @@ export interface GuardOptions {
 export type Guard = (req: IncomingMessage) => SwitchboardError | undefined
 
 const maxHeaders = 100
-const singletons = new Set([
+const singletons: readonly string[] = [
   'host', 'origin', 'authorization', 'x-api-key', 'content-type', 'content-length', 'mcp-session-id',
   'mcp-protocol-version', 'mcp-method', 'mcp-name', 'last-event-id', 'x-mcp-servers'
-]) // prettier-ignore
+] // prettier-ignore
+/** Name -> a bit of its own. */
+const singletonBits: ReadonlyMap<string, number> = new Map(singletons.map((name, i) => [name, 1 << i]))
 const knownHosts = 1000
+/** What `localhostAllowedHostnames` of the SDK says, without its 100 ms at every start. */
+const loopbackNames = ['localhost', '127.0.0.1', '[::1]']
+/** A host that a URL would hold as it is, with a port that a URL may have. */
+const plainHost = /^([a-z0-9.-]+|\[::1\])(?::(?:\d{1,4}|[1-5]\d{4}))?$/
 
 export function createGuard({ loopback, allowedHosts, allowedOrigins }: GuardOptions): Guard {
   // Loopback names always pass where hosts are checked at all: health checks on the machine itself use them.
   const restricted = loopback || allowedHosts.length > 0
-  const hostnames = restricted ? [...localhostAllowedHostnames(), ...allowedHosts.map(withoutPort)] : undefined
+  const hostnames = restricted ? [...loopbackNames, ...allowedHosts.map(withoutPort)] : undefined
+  const exact = new Set(hostnames?.filter(isNormal))
   const origins = new Set(allowedOrigins.map(origin => origin.toLowerCase().replace(/\/$/, '')))
   const verdicts = new Map<string, boolean>()
 
@@ -35,7 +43,7 @@ export function createGuard({ loopback, allowedHosts, allowedOrigins }: GuardOpt
     let verdict = verdicts.get(value)
     if (verdict === undefined) {
       if (verdicts.size >= knownHosts) verdicts.clear()
-      verdict = validateHostHeader(value, hostnames).ok
+      verdict = exact.has(plainHost.exec(value)?.[1] ?? '') || validHost(value, hostnames)
       verdicts.set(value, verdict)
     }
     return verdict
@@ -71,13 +79,30 @@ export function createGuard({ loopback, allowedHosts, allowedOrigins }: GuardOpt
 
 const withoutPort = (host: string) => host.toLowerCase().replace(/:\d+$/, '')
 
+/** Loads the SDK at the first Host that is neither of the machine nor word for word a configured one. */
+function validHost(value: string, hostnames: string[]): boolean {
+  const require = createRequire(import.meta.url)
+  const { validateHostHeader } = require('@modelcontextprotocol/server') as typeof Sdk
+  return validateHostHeader(value, hostnames).ok
+}
+
+/** Whether a URL keeps this hostname as it is; of `127.1`, for example, it makes another. */
+function isNormal(hostname: string): boolean {
+  try {
+    return new URL(`http://${hostname}`).hostname === hostname
+  } catch {
+    return false
+  }
+}
+
 function repeated(rawHeaders: readonly string[]): string | undefined {
-  let seen: Set<string> | undefined
+  let seen = 0
   for (let i = 0; i < rawHeaders.length; i += 2) {
     const name = (rawHeaders[i] as string).toLowerCase()
-    if (!singletons.has(name)) continue
-    if (seen?.has(name)) return name
-    ;(seen ??= new Set()).add(name)
+    const bit = singletonBits.get(name)
+    if (bit === undefined) continue
+    if (seen & bit) return name
+    seen |= bit
   }
   return undefined
 }

@@ -7,10 +7,13 @@ import { Server as TcpServer, type AddressInfo, type Socket } from 'node:net'
 import { getRequestListener } from '@hono/node-server'
 import { reasonOf, SwitchboardError } from '../errors.js'
 import type { Log } from '../observe/log.js'
+import { Slots } from '../wire/slots.js'
 import { refusal } from './app.js'
 
 export interface HttpServerOptions {
   readonly fetch: Parameters<typeof getRequestListener>[0]
+  /** Takes the request itself, or returns false. */
+  readonly direct: (req: IncomingMessage, res: ServerResponse) => boolean
   /** Whether these headers hold a key that works. */
   readonly knows: (headers: IncomingHttpHeaders) => boolean
   readonly log: Log
@@ -37,9 +40,9 @@ const limits = {
   keepAliveTimeout: 75_000
 }
 
-export function createHttpServer({ fetch, knows, log }: HttpServerOptions): HttpServer {
+export function createHttpServer({ fetch, direct, knows, log }: HttpServerOptions): HttpServer {
   const sockets = new Set<Socket>()
-  const open = new Set<ServerResponse>()
+  const open = new Slots<ServerResponse>()
   let stopped = false
 
   const listener = getRequestListener(fetch, {
@@ -52,10 +55,10 @@ export function createHttpServer({ fetch, knows, log }: HttpServerOptions): Http
     }
   })
   const answer = (req: IncomingMessage, res: ServerResponse) => {
-    open.add(res)
-    res.once('close', () => open.delete(res))
+    const slot = open.add(res)
+    res.on('close', () => open.remove(slot))
     if (stopped) res.shouldKeepAlive = false
-    void listener(req, res)
+    if (!direct(req, res)) void listener(req, res)
   }
   const server = createServer(limits, answer)
   // Too many are counted and refused by the guard; Node would drop them in silence.

@@ -18,6 +18,7 @@ import { listOf } from '../wire/lists.js'
 import { isLogLevel } from '../wire/log-level.js'
 import type { Caller } from './caller.js'
 import type { LiveState } from './live-state.js'
+import type { Running } from '../wire/slots.js'
 import { errorAnswer } from './reply.js'
 
 export interface Opened {
@@ -27,7 +28,7 @@ export interface Opened {
 }
 
 /** Requests of one conversation that are still running, by the client's own ids. */
-export type InFlight = Map<RpcId, { cancel(reason: string): void }>
+export type InFlight = Running<RpcId, { cancel(reason: string): void }>
 
 /** What a conversation keeps besides its requests in flight. */
 export interface Conversation {

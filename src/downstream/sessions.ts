@@ -10,6 +10,7 @@ import { isObject, type Json } from '../wire/json-rpc.js'
 import type { ClientFacts } from '../wire/leg.js'
 import type { ChangeKind } from '../wire/lists.js'
 import type { Sealer } from '../wire/sealing.js'
+import { Running } from '../wire/slots.js'
 import type { EventStream } from './event-stream.js'
 import { unsubscribeAll, type Conversation, type InFlight } from './legacy.js'
 
@@ -72,7 +73,7 @@ export function createSessions({ sealer, now = Date.now }: SessionsOptions): Ses
   function keep(facts: Pick<Session, 'id' | 'nonce' | 'keyId' | 'version' | 'client' | 'revived'>): Session {
     const session: Session = {
       ...facts,
-      inFlight: new Map(),
+      inFlight: new Running(),
       stream: undefined,
       listed: new Map(),
       logLevel: undefined,
@@ -122,7 +123,7 @@ export function createSessions({ sealer, now = Date.now }: SessionsOptions): Ses
       live.delete(session.id)
       if (ended.size >= maxRevoked) ended.delete(ended.keys().next().value as string)
       ended.set(session.nonce, now() + validMs)
-      for (const exchange of [...session.inFlight.values()]) exchange.cancel('the session was ended by its client')
+      for (const [, exchange] of [...session.inFlight]) exchange.cancel('the session was ended by its client')
       unsubscribeAll(session)
       session.stream?.end()
     },

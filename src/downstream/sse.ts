@@ -19,6 +19,7 @@ import {
 } from '../wire/json-rpc.js'
 import type { ClientFacts } from '../wire/leg.js'
 import { changeKinds } from '../wire/lists.js'
+import { Running } from '../wire/slots.js'
 import type { Caller } from './caller.js'
 import { readJson } from './body.js'
 import { EventStream } from './event-stream.js'
@@ -92,7 +93,7 @@ export function createSse({ legacy, listeners, held }: SseOptions): SseDoor {
 
   function handleGet({ key, scope }: Caller, _req: IncomingMessage, res: ServerResponse): void {
     const sessionId = randomBytes(16).toString('base64url')
-    const inFlight: InFlight = new Map()
+    const inFlight: InFlight = new Running()
     const remove = listeners.add({
       key,
       scope,
@@ -106,7 +107,7 @@ export function createSse({ legacy, listeners, held }: SseOptions): SseDoor {
         leave()
         conversations.delete(sessionId)
         unsubscribeAll(conversation)
-        for (const exchange of [...inFlight.values()]) exchange.cancel('the client closed its stream')
+        for (const [, exchange] of [...inFlight]) exchange.cancel('the client closed its stream')
       }
     })
     stream.sendEvent('endpoint', `/messages?sessionId=${sessionId}`)
@@ -183,7 +184,7 @@ export function createSse({ legacy, listeners, held }: SseOptions): SseDoor {
     try {
       exchange.finish(await legacy.dispatch(exchange, message, conversation))
     } finally {
-      inFlight.delete(message.id)
+      inFlight.take(message.id)
     }
   }
 

@@ -105,7 +105,7 @@ export function createStreamableHttp({
       }
       exchange.finish(answer)
     } finally {
-      session.inFlight.delete(id)
+      session.inFlight.take(id)
     }
   }
 

@@ -13,23 +13,34 @@ export type Outcome =
 export interface CallRecord {
   readonly key: string
   /** `clientInfo.name/version` as the client gave it. */
-  readonly client?: string
+  readonly client?: string | undefined
   /** What the caller speaks. */
   readonly era: 'legacy' | 'modern'
   /** Absent for `tools/call`. */
-  readonly method?: string
-  readonly server?: string
+  readonly method?: string | undefined
+  readonly server?: string | undefined
   /** The wire name (of another method: the prompt, URI or template), or the name as sent when nothing has it. */
   readonly tool: string
   readonly outcome: Outcome
   /** JSON-RPC code of a failure. */
-  readonly code?: number
+  readonly code?: number | undefined
   readonly ms: number
 }
 
 export type Audit = (record: CallRecord) => void
 
 export function createAudit(log: Log): Audit {
-  return record =>
-    log.info({ event: 'call', ...record, tool: record.tool.slice(0, 128), ms: Math.round(record.ms * 10) / 10 })
+  // Members by name, not spread: this is made for every call. Those that are undefined are not written.
+  return ({ key, client, era, server, tool, outcome, code, ms }) =>
+    log.info({
+      event: 'call',
+      key,
+      client,
+      era,
+      server,
+      tool: tool.slice(0, 128),
+      outcome,
+      code,
+      ms: Math.round(ms * 10) / 10
+    })
 }

@@ -7,17 +7,15 @@ export interface Limits {
 
 /** @param inFlight calls one key may have running or waiting at a time. */
 export function createLimits({ inFlight = 100 } = {}): Limits {
-  const running = new Map<string, number>()
+  // One record a configured key, kept: see wire/slots.ts for what a Map under constant change costs.
+  const running = new Map<string, { count: number }>()
   return {
     admit(keyId) {
-      const count = running.get(keyId) ?? 0
-      if (count >= inFlight) return undefined
-      running.set(keyId, count + 1)
-      return () => {
-        const left = (running.get(keyId) ?? 1) - 1
-        if (left > 0) running.set(keyId, left)
-        else running.delete(keyId)
-      }
+      let calls = running.get(keyId)
+      if (!calls) running.set(keyId, (calls = { count: 0 }))
+      if (calls.count >= inFlight) return undefined
+      calls.count++
+      return () => void calls.count--
     }
   }
 }

@@ -34,7 +34,13 @@ const maxRemembered = 256
 export function compilePolicy(allow: Allow): Policy {
   const rules = new Map<string, Rule>()
   if (allow !== '*') for (const [server, grant] of allow) rules.set(server, grant === '*' ? grant : compileRule(grant))
-  const decisions = new Map<string, boolean>()
+  // Kind, server and name one after the other: a question put together as one string would cost every call.
+  const decisions: Record<Kind, Map<string, Map<string, boolean>>> = {
+    tools: new Map(),
+    prompts: new Map(),
+    resources: new Map()
+  }
+  let remembered = 0
 
   function decide(server: string, kind: Kind, wireName: string): boolean {
     const rule = rules.get(server)
@@ -52,12 +58,16 @@ export function compilePolicy(allow: Allow): Policy {
     sees(server, kind, wireName) {
       if (allow === '*') return true
       if (wireName.length > maxRemembered) return decide(server, kind, wireName)
-      const question = `${kind} ${server} ${wireName}`
-      const known = decisions.get(question)
+      const known = decisions[kind].get(server)?.get(wireName)
       if (known !== undefined) return known
-      if (decisions.size >= maxDecisions) decisions.clear()
+      if (remembered++ >= maxDecisions) {
+        for (const ofKind of Object.values(decisions)) ofKind.clear()
+        remembered = 1
+      }
       const decision = decide(server, kind, wireName)
-      decisions.set(question, decision)
+      let ofServer = decisions[kind].get(server)
+      if (!ofServer) decisions[kind].set(server, (ofServer = new Map<string, boolean>()))
+      ofServer.set(wireName, decision)
       return decision
     },
     seesServer: server => (['tools', 'prompts', 'resources'] as const).some(kind => seesAny(server, kind)),

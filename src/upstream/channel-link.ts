@@ -7,12 +7,15 @@ import { legParams, metaKey, type Era } from '../wire/era.js'
 import {
   classifyMessage,
   isObject,
+  answerOf,
   type Answer,
   type Json,
   type RpcNotification,
-  type RpcRequest
+  type RpcRequest,
+  type RpcResponse
 } from '../wire/json-rpc.js'
 import type { Leg } from '../wire/leg.js'
+import { Running } from '../wire/slots.js'
 import type { Link, LinkEvents, LinkInfo } from './link.js'
 
 export interface Channel {
@@ -38,7 +41,7 @@ export class ChannelLink implements Link {
   readonly #server: string
   readonly #channel: Channel
   readonly #events: LinkEvents
-  readonly #pending = new Map<number, Pending>()
+  readonly #pending = new Running<number, Pending>()
   #nextId = 1
   #ended: SwitchboardError | undefined
 
@@ -65,8 +68,7 @@ export class ChannelLink implements Link {
     return new Promise<Answer>((resolve, reject) => {
       try {
         this.#channel.send(JSON.stringify({ jsonrpc: '2.0', id, method, params: sent }), error => {
-          const pending = this.#pending.get(id)
-          this.#pending.delete(id)
+          const pending = this.#pending.take(id)
           pending?.release()
           pending?.reject(error)
         })
@@ -76,7 +78,7 @@ export class ChannelLink implements Link {
       }
       leg.onSent?.(true)
       const release = leg.cancellation.onCancel(reason => {
-        if (!this.#pending.delete(id)) return
+        if (!this.#pending.take(id)) return
         // `initialize` must not be cancelled (2025-11-25, Cancellation).
         if (method !== 'initialize') this.notify('notifications/cancelled', { requestId: id, reason: reason.message })
         reject(reason)
@@ -97,7 +99,7 @@ export class ChannelLink implements Link {
   /** One message from the server, already parsed. */
   receive(value: unknown): void {
     const { kind, message } = classifyMessage(value) as { kind: string; message: never }
-    if (kind === 'response') this.#settle(message)
+    if (kind === 'response') this.answered((message as RpcResponse).id, answerOf(message))
     else if (kind === 'notification') this.#notified(message)
     else if (kind === 'request') this.#asked(message)
   }
@@ -116,19 +118,19 @@ export class ChannelLink implements Link {
 
   #end(reason: string, code: 'upstream_died' | 'upstream_broke' = 'upstream_died'): void {
     this.#ended = new SwitchboardError(code, reason, { server: this.#server, dispatched: true })
-    for (const { release, reject } of this.#pending.values()) {
+    for (const [id, { release, reject }] of [...this.#pending]) {
+      this.#pending.take(id)
       release()
       reject(this.#ended)
     }
-    this.#pending.clear()
   }
 
-  #settle({ id, result, error }: { id: unknown; result?: Json; error?: Answer['error'] }): void {
-    const pending = typeof id === 'number' ? this.#pending.get(id) : undefined
+  /** The answer to the request of that id, if there is one. */
+  answered(id: unknown, answer: Answer): void {
+    const pending = typeof id === 'number' ? this.#pending.take(id) : undefined
     if (!pending) return
-    this.#pending.delete(id as number)
     pending.release()
-    pending.resolve(error ? { error } : { result: result as Json })
+    pending.resolve(answer)
   }
 
   #notified(notification: RpcNotification): void {

@@ -10,8 +10,9 @@ import type { Dispatcher, Pool } from 'undici'
 export interface HttpCallOptions {
   readonly method: 'GET' | 'POST' | 'DELETE'
   readonly path: string
-  readonly headers: Record<string, string>
-  readonly body?: string
+  /** By name, or names and values in turn. */
+  readonly headers: Record<string, string> | readonly string[]
+  readonly body?: string | undefined
   readonly maxBytes: number
   onHead?(status: number, headers: HeaderMap): void
   /** One server-sent event. */
@@ -115,7 +116,7 @@ export function httpCall(pool: Pool, options: HttpCallOptions): HttpCall {
   const exchange = new Exchange(options)
   const { method, path, headers, body } = options
   try {
-    pool.dispatch({ method, path, headers, ...(body !== undefined && { body }) }, exchange)
+    pool.dispatch({ method, path, headers: headers as string[], body: body ?? null }, exchange)
   } catch (error) {
     exchange.onResponseError(undefined, error as Error)
   }

@@ -17,7 +17,9 @@ export interface PlacesOptions {
 
 export class Places {
   readonly #options: PlacesOptions
+  /** Those who had to wait; who finds a place free is only counted. */
   readonly #queue: PQueue
+  #direct = 0
 
   constructor(options: PlacesOptions) {
     this.#options = options
@@ -25,24 +27,36 @@ export class Places {
   }
 
   get running(): number {
-    return this.#queue.pending
+    return this.#direct + this.#queue.pending
   }
 
   get waiting(): number {
     return this.#queue.size
   }
 
+  /** Takes a free place if nobody waits for one; it is given back with `leave`. */
+  enter(): boolean {
+    if (this.running >= this.#options.concurrency || this.#queue.size > 0) return false
+    this.#direct++
+    return true
+  }
+
+  leave(): void {
+    this.#direct--
+    if (this.#queue.size > 0) this.#share()
+  }
+
   /**
-   * Runs `task` when a place is free.
+   * Runs `task` when a place is free, after those who wait already.
    * @throws SwitchboardError `upstream_overloaded` when too many wait already, or when waiting took too long; the reason
    * of the cancellation when that came first.
    */
-  async take<T>(cancellation: Cancellation, task: () => Promise<T>): Promise<T> {
+  async wait<T>(cancellation: Cancellation, task: () => Promise<T>): Promise<T> {
     const { queue: most, queueTimeout, concurrency } = this.#options
-    if (this.#queue.pending < concurrency && this.#queue.size === 0) return this.#queue.add(task)
     if (this.#queue.size >= most)
       throw this.#overloaded(`${concurrency} calls are running and ${most} are waiting already`)
 
+    this.#share()
     const waiting = new AbortController()
     const release = cancellation.onCancel(reason => waiting.abort(reason))
     const timer = setTimeout(
@@ -59,6 +73,14 @@ export class Places {
       clearTimeout(timer)
       release()
     }
+  }
+
+  /** Gives the queue the places that are not taken directly. Those only get fewer as long as somebody waits. */
+  #share(): void {
+    const places = this.#options.concurrency - this.#direct
+    if (places === 0) return this.#queue.pause()
+    this.#queue.concurrency = places
+    this.#queue.start()
   }
 
   #overloaded(why: string): SwitchboardError {

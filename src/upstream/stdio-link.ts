@@ -2,6 +2,7 @@
 import { SwitchboardError } from '../errors.js'
 import type { Era } from '../wire/era.js'
 import { createLineSplitter } from '../wire/framing.js'
+import { readResult } from '../wire/json-rpc.js'
 import { ChannelLink } from './channel-link.js'
 import type { LinkEvents } from './link.js'
 import { startChild, type Child, type ChildOptions } from './process.js'
@@ -28,9 +29,12 @@ export function openStdio(options: StdioOptions, events: LinkEvents): StdioLink 
   const splitter = createLineSplitter({
     maxBytes: maxMessage,
     onLine: line => {
+      const text = line.toString()
+      const raw = readResult(text)
+      if (raw) return link.answered(raw.id, raw)
       let value: unknown
       try {
-        value = JSON.parse(line.toString())
+        value = JSON.parse(text)
       } catch {
         options.onNoise?.(line.length)
         return

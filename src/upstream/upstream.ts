@@ -10,12 +10,12 @@ import { reasonOf, SwitchboardError } from '../errors.js'
 import type { Log } from '../observe/log.js'
 import { Cancellation } from '../wire/cancellation.js'
 import type { Era } from '../wire/era.js'
-import type { Answer, Json, RpcNotification } from '../wire/json-rpc.js'
+import type { Answer, Json } from '../wire/json-rpc.js'
 import type { Leg } from '../wire/leg.js'
 import type { ListKind, Offer } from '../wire/lists.js'
 import { connect, type Connection, type Verdict } from './connect.js'
-import { Deadline } from './deadline.js'
 import { KeptOffer } from './kept-offer.js'
+import { TimedLeg } from './timed-leg.js'
 import type { GatewayIdentity, Link, LinkInfo } from './link.js'
 import { Places } from './places.js'
 import { backoffMs, earliestAttempt, healthyMs } from './supervisor.js'
@@ -207,48 +207,19 @@ export class Upstream {
    * Waits for a (re)start, then for a place in the queue, then for the answer, each with its own limit.
    * @throws SwitchboardError whose message is a reason without the server's name and without a full stop.
    */
-  async request(method: string, params: Json | undefined, leg: Leg): Promise<Answer> {
-    const { timeout, maxTimeout } = this.config
-    const cancellation = new Cancellation()
-    const release = leg.cancellation.onCancel(reason => cancellation.cancel(reason))
-    let dispatched = false
-    const deadline = new Deadline(timeout * 1000, maxTimeout * 1000, kind =>
-      cancellation.cancel(
-        new SwitchboardError(
-          'upstream_timeout',
-          kind === 'idle' ? `it gave no sign of life for ${timeout} s` : `it did not finish within ${maxTimeout} s`,
-          { server: this.id, dispatched }
-        )
-      )
-    )
-    const { onNotification } = leg
-    const own: Leg = {
-      ...leg,
-      cancellation,
-      onSent: sent => {
-        dispatched = sent
-      },
-      ...(onNotification && {
-        onNotification: (notification: RpcNotification) => {
-          deadline.touch()
-          onNotification(notification)
-        }
-      })
-    }
+  async request(method: string, params: Json | undefined, asked: Leg): Promise<Answer> {
+    const leg = new TimedLeg(this.config, asked)
     try {
-      if (!this.#link) await this.#linked(cancellation)
-      return await this.#places.take(cancellation, async () => {
-        try {
-          return await this.#send(method, params, own)
-        } catch (error) {
-          if (!this.#mayRepeat(error, own)) throw error
-          await this.#linked(cancellation)
-          return await this.#send(method, params, own)
-        }
-      })
+      if (!this.#link) await this.#linked(leg.cancellation)
+      if (!this.#places.enter())
+        return await this.#places.wait(leg.cancellation, () => this.#deliver(method, params, leg))
+      try {
+        return await this.#deliver(method, params, leg)
+      } finally {
+        this.#places.leave()
+      }
     } finally {
-      deadline.clear()
-      release()
+      leg.end()
     }
   }
 
@@ -267,16 +238,22 @@ export class Upstream {
     await this.#attempt
   }
 
-  #send(method: string, params: Json | undefined, leg: Leg): Promise<Answer> {
-    if (leg.cancellation.reason) return Promise.reject(leg.cancellation.reason)
-    const link = this.#link
-    if (!link) return Promise.reject(this.#downError())
-    return link.request(method, params, leg).catch((error: unknown) => {
-      // An HTTP server has no connection that could break while idle: a refused request is how its absence shows.
-      const absent = error instanceof SwitchboardError && error.code === 'upstream_down'
-      if (absent && this.#link === link) this.#lost(error.message)
-      throw error
-    })
+  /** Sends it, and once more if it may be. */
+  async #deliver(method: string, params: Json | undefined, leg: Leg): Promise<Answer> {
+    for (let again = false; ; again = true) {
+      if (leg.cancellation.reason) throw leg.cancellation.reason
+      const link = this.#link
+      try {
+        if (!link) throw this.#downError()
+        return await link.request(method, params, leg)
+      } catch (error) {
+        // An HTTP server has no connection that could break while idle: a refused request is how its absence shows.
+        const absent = error instanceof SwitchboardError && error.code === 'upstream_down'
+        if (absent && link && this.#link === link) this.#lost(error.message)
+        if (again || !this.#mayRepeat(error, leg)) throw error
+        await this.#linked(leg.cancellation)
+      }
+    }
   }
 
   /** A request is sent again only if it provably was not delivered, or if its tool says that twice does no harm. */

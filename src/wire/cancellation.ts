@@ -6,7 +6,9 @@
  */
 export class Cancellation {
   #reason: Error | undefined
-  #listeners: Set<(reason: Error) => void> | undefined
+  /** Nearly always there is one; the others have a Set. */
+  #first: ((reason: Error) => void) | undefined
+  #others: Set<(reason: Error) => void> | undefined
 
   /** Why it was cancelled; undefined as long as it was not. */
   get reason(): Error | undefined {
@@ -17,9 +19,10 @@ export class Cancellation {
   cancel(reason: Error): void {
     if (this.#reason) return
     this.#reason = reason
-    const listeners = this.#listeners
-    this.#listeners = undefined
-    listeners?.forEach(listener => listener(reason))
+    const [first, others] = [this.#first, this.#others]
+    this.#first = this.#others = undefined
+    first?.(reason)
+    others?.forEach(listener => listener(reason))
   }
 
   /** Calls `listener` on cancellation, at once if it has happened. Returns the removal. */
@@ -28,8 +31,14 @@ export class Cancellation {
       listener(this.#reason)
       return () => {}
     }
-    const listeners = (this.#listeners ??= new Set())
-    listeners.add(listener)
-    return () => listeners.delete(listener)
+    if (!this.#first && !this.#others) {
+      this.#first = listener
+      return () => {
+        if (this.#first === listener) this.#first = undefined
+      }
+    }
+    const others = (this.#others ??= new Set())
+    others.add(listener)
+    return () => others.delete(listener)
   }
 }

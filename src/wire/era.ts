@@ -14,8 +14,6 @@ export type Era = 'legacy' | 'modern'
 export const modernVersion = '2026-07-28'
 /** Newest first: the answer to an `initialize` that asks for a version unknown to us. */
 export const legacyVersions = ['2025-11-25', '2025-06-18', '2025-03-26', '2024-11-05'] as const
-/** What a legacy request without session and version header speaks (2025-06-18, Protocol Version Header). */
-export const assumedVersion = '2025-03-26'
 
 export const metaKey = {
   version: 'io.modelcontextprotocol/protocolVersion',
@@ -141,8 +139,10 @@ export function legParams(
   }
   const empty = Object.keys(meta).length === 0
   if (!params) return empty ? undefined : { _meta: meta }
-  const { _meta, inputResponses, requestState, ...rest } = params
-  return empty ? rest : { ...rest, _meta: meta }
+  const rest: Json = {}
+  for (const key in params) if (!modernParams.has(key)) setOwn(rest, key, params[key])
+  if (!empty) rest._meta = meta
+  return rest
 }
 
 /**
@@ -156,6 +156,9 @@ export function bridgedCapabilities(capabilities: Json, upstream: Json): Json {
   const shared = Object.entries(extensions).filter(([name]) => Object.hasOwn(spoken, name))
   return shared.length > 0 ? { ...rest, extensions: Object.fromEntries(shared) } : rest
 }
+
+/** Members of params that a legacy server never sees as they came. */
+const modernParams: ReadonlySet<string> = new Set(['_meta', 'inputResponses', 'requestState'])
 
 /** `meta.__proto__ = x` would set the prototype; JSON may hold that name like any other. */
 function setOwn(target: Json, key: string, value: unknown): void {

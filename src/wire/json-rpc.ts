@@ -35,9 +35,15 @@ export interface RpcResponse {
 
 /** How a request ended: a result, a JSON-RPC error, or a result already serialised (its bytes are the `result` member). */
 export type Answer =
-  | { readonly result: Json; readonly error?: undefined; readonly bytes?: undefined }
+  | {
+      readonly result: Json
+      /** Exactly `result` as JSON, if it is at hand: it then need not be written again. */
+      readonly text?: string
+      readonly error?: undefined
+      readonly bytes?: undefined
+    }
   | { readonly error: RpcError; readonly result?: undefined; readonly bytes?: undefined }
-  | { readonly bytes: Buffer; readonly result?: undefined; readonly error?: undefined }
+  | { readonly bytes: Buffer; readonly text?: undefined; readonly result?: undefined; readonly error?: undefined }
 
 export type Message =
   | { readonly kind: 'request'; readonly message: RpcRequest }
@@ -79,6 +85,45 @@ export function classifyMessage(value: unknown): Message {
   return { kind: 'response', message: value as unknown as RpcResponse }
 }
 
+/** What a response that was classified as one answers. */
+export function answerOf({ result, error }: Pick<RpcResponse, 'result' | 'error'>): Answer {
+  return error ? { error } : { result: result as Json }
+}
+
+/** An answer with the text its server wrote for the result. */
+export interface RawResult {
+  readonly id: number
+  readonly result: Json
+  readonly text: string
+}
+
+const idBefore = /^\{"jsonrpc":"2\.0","id":(0|[1-9]\d{0,14}),"result":/
+const resultFirst = '{"result":'
+const idAfter = /,"jsonrpc":"2\.0","id":(0|[1-9]\d{0,14})\}$/
+const longestTail = 64
+
+/**
+ * Reads an answer that is written as nearly every server writes it: nothing but version, id and result, in one of two
+ * orders, without spaces. What stands between the two ends is then parsed by itself, and if that is one JSON value, it is
+ * the result: neither another nor the same member can stand beside it. Anything else is undefined, to be read in full.
+ */
+export function readResult(message: string): RawResult | undefined {
+  const whole = message.endsWith('\n') ? message.slice(0, -1) : message
+  const head = idBefore.exec(whole)
+  const tail = head || !whole.startsWith(resultFirst) ? undefined : idAfter.exec(whole.slice(-longestTail))
+  const found = head ?? tail
+  if (!found || !whole.endsWith('}')) return undefined
+  const text = head ? whole.slice(head[0].length, -1) : whole.slice(resultFirst.length, -found[0].length)
+  // Line breaks are legal between tokens, but an event of a stream ends at one.
+  if (!text.startsWith('{') || text.includes('\n') || text.includes('\r')) return undefined
+  try {
+    const result: unknown = JSON.parse(text)
+    return isObject(result) ? { id: Number(found[1]), result, text } : undefined
+  } catch {
+    return undefined
+  }
+}
+
 /**
  * The serialised response to `id`. A string where there are no bytes yet: Node sends it with its head in one write, which
  * costs half of what two buffers do.
@@ -87,7 +132,7 @@ export function serialiseAnswer(id: RpcId | null, answer: Answer): Buffer | stri
   const head = `{"jsonrpc":"2.0","id":${JSON.stringify(id)},`
   if (answer.bytes) return Buffer.concat([Buffer.from(`${head}"result":`), answer.bytes, closing])
   if (answer.error) return `${head}"error":${JSON.stringify(answer.error)}}`
-  return `${head}"result":${JSON.stringify(answer.result)}}`
+  return `${head}"result":${answer.text ?? JSON.stringify(answer.result)}}`
 }
 
 const closing = Buffer.from('}')

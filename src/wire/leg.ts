@@ -17,13 +17,13 @@ export interface Leg {
   /** The downstream gave a progress token, so the upstream gets one (ours). */
   readonly wantsProgress: boolean
   /** `tools/call` of this tool (wire name), for sentences; absent for other methods. */
-  readonly tool?: string
+  readonly tool?: string | undefined
   /** Whether running the request twice is harmless by the tool's own annotations. */
-  readonly repeatable?: boolean
+  readonly repeatable?: boolean | undefined
   /** Told true when the request is handed to the server, false when the server has provably not begun it after all. */
-  readonly onSent?: (sent: boolean) => void
+  onSent?(sent: boolean): void
   /** Notifications that belong to this request, in order. A progress token in them is ours. */
-  readonly onNotification?: (notification: RpcNotification) => void
+  onNotification?(notification: RpcNotification): void
   /** Trace context of the downstream request: `traceparent`, `tracestate`, `baggage`. Nothing else is ever forwarded. */
-  readonly headers?: Readonly<Record<string, string>>
+  readonly headers?: Readonly<Record<string, string>> | undefined
 }

@@ -1,0 +1,115 @@
+/**
+ * One JSON-RPC request over Streamable HTTP: a POST whose response, JSON or a stream of events, holds the answer. It is
+ * settled exactly once: by its answer, by what the response means instead, by its cancellation or by its link.
+ */
+import type { Pool } from 'undici'
+import { answerOf, readResult, type Answer, type Json, type Message } from '../wire/json-rpc.js'
+import type { Leg } from '../wire/leg.js'
+import { outcomeOf, parseMessage, SessionLost, single, speaksOfLostSession, type Asked } from './http-answer.js'
+import { httpCall, type HeaderMap, type HttpCall, type HttpCallOptions, type HttpEnd } from './http-call.js'
+
+export const maxMessage = 32 * 1024 * 1024
+/** After the answer, a well-behaved server ends the stream; another is cut off after this. */
+const lingerMs = 5000
+/** How long a broken connection waits for the news of its process. */
+const obituaryMs = 250
+
+/** What a link hears of its requests. One for all of them: closures for each would cost every call. */
+export interface PostOwner {
+  /** `initialize` was answered; the session is undefined if the server keeps none. */
+  opened(session: string | undefined): void
+  /** A message that stands beside the answer on the request's own stream. */
+  heard(post: Post, message: Message): void
+  cancelled(post: Post, reason: Error): void
+  settled(post: Post, outcome: Answer | Error): void
+}
+
+export interface PostOptions extends Asked, Pick<HttpCallOptions, 'path' | 'headers' | 'body'> {
+  readonly owner: PostOwner
+  readonly params: Json | undefined
+  readonly leg: Leg
+  /** Its session was lost before: another is not tried. */
+  readonly again: boolean
+  /** We run the process behind it: its end is reported a little after the connection breaks. */
+  readonly supervised: boolean
+  readonly resolve: (answer: Answer | Promise<Answer>) => void
+  readonly reject: (error: Error) => void
+}
+
+export class Post implements HttpCallOptions {
+  readonly asked: PostOptions
+  readonly method = 'POST'
+  readonly maxBytes = maxMessage
+  readonly path: string
+  readonly headers: HttpCallOptions['headers']
+  readonly body: string | undefined
+  /** Its place among those in flight. */
+  slot = -1
+  #call: HttpCall | undefined
+  #release: (() => void) | undefined
+  #settled = false
+
+  constructor(options: PostOptions) {
+    this.asked = options
+    this.path = options.path
+    this.headers = options.headers
+    this.body = options.body
+  }
+
+  send(pool: Pool): void {
+    const { leg, owner } = this.asked
+    this.#call = httpCall(pool, this)
+    if (this.#settled) return
+    leg.onSent?.(true)
+    this.#release = leg.cancellation.onCancel(reason => {
+      if (!this.#settled) owner.cancelled(this, reason)
+      this.fail(reason)
+    })
+  }
+
+  fail(error: Error): void {
+    if (this.#settled) return
+    this.#call?.abort()
+    this.#settle(error)
+  }
+
+  onHead(status: number, headers: HeaderMap): void {
+    const { method, owner } = this.asked
+    if (method === 'initialize' && status === 200) owner.opened(single(headers['mcp-session-id']))
+  }
+
+  onEvent(data: string): void {
+    const { id, owner } = this.asked
+    const raw = readResult(data)
+    if (raw?.id === id) this.#answered(raw)
+    else {
+      const message = parseMessage(data)
+      if (message.kind !== 'response' || message.message.id !== id) return owner.heard(this, message)
+      this.#answered(answerOf(message.message))
+    }
+    setTimeout(() => this.#call?.abort(), lingerMs).unref()
+  }
+
+  onEnd(end: HttpEnd): void {
+    if (this.#settled) return
+    const outcome = outcomeOf(end, this.asked)
+    if (!(outcome instanceof Error)) this.#answered(outcome)
+    // Its process is about to be reported dead, with the real reason; that then settles this request.
+    else if (end.kind === 'failed' && end.dispatched && this.asked.supervised)
+      setTimeout(() => this.fail(outcome), obituaryMs)
+    else this.fail(outcome)
+  }
+
+  #answered(answer: Answer): void {
+    if (answer.error && this.asked.session !== undefined && speaksOfLostSession(answer.error))
+      this.fail(new SessionLost(answer.error.message))
+    else this.#settle(answer)
+  }
+
+  #settle(outcome: Answer | Error): void {
+    if (this.#settled) return
+    this.#settled = true
+    this.#release?.()
+    this.asked.owner.settled(this, outcome)
+  }
+}

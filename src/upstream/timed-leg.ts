@@ -1,0 +1,68 @@
+/** A leg within its limits of time: it ends by its own cancellation when its call is cancelled or when it took too long. */
+import { SwitchboardError } from '../errors.js'
+import { Cancellation } from '../wire/cancellation.js'
+import type { RpcNotification } from '../wire/json-rpc.js'
+import type { ClientFacts, Leg } from '../wire/leg.js'
+import { Deadline } from './deadline.js'
+
+export interface LegLimits {
+  readonly id: string
+  /** Seconds without a sign of life. */
+  readonly timeout: number
+  /** Seconds in all. */
+  readonly maxTimeout: number
+}
+
+/** A class and no object of closures: one is made for every call. */
+export class TimedLeg implements Leg {
+  readonly cancellation = new Cancellation()
+  readonly client: ClientFacts
+  readonly wantsProgress: boolean
+  readonly tool: string | undefined
+  readonly repeatable: boolean | undefined
+  readonly headers: Leg['headers']
+  readonly #asked: Leg
+  readonly #limits: LegLimits
+  readonly #deadline: Deadline
+  readonly #release: () => void
+  #dispatched = false
+
+  constructor(limits: LegLimits, asked: Leg) {
+    this.client = asked.client
+    this.wantsProgress = asked.wantsProgress
+    this.tool = asked.tool
+    this.repeatable = asked.repeatable
+    this.headers = asked.headers
+    this.#asked = asked
+    this.#limits = limits
+    this.#release = asked.cancellation.onCancel(reason => this.cancellation.cancel(reason))
+    this.#deadline = new Deadline(limits.timeout * 1000, limits.maxTimeout * 1000, kind => this.#expired(kind))
+  }
+
+  onSent(sent: boolean): void {
+    this.#dispatched = sent
+  }
+
+  onNotification(notification: RpcNotification): void {
+    if (!this.#asked.onNotification) return
+    this.#deadline.touch()
+    this.#asked.onNotification(notification)
+  }
+
+  /** It is answered, or nobody waits for it any more. */
+  end(): void {
+    this.#deadline.clear()
+    this.#release()
+  }
+
+  #expired(kind: 'idle' | 'total'): void {
+    const { id, timeout, maxTimeout } = this.#limits
+    this.cancellation.cancel(
+      new SwitchboardError(
+        'upstream_timeout',
+        kind === 'idle' ? `it gave no sign of life for ${timeout} s` : `it did not finish within ${maxTimeout} s`,
+        { server: id, dispatched: this.#dispatched }
+      )
+    )
+  }
+}
