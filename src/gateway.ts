@@ -14,7 +14,9 @@ import { createLegacy } from './downstream/legacy.js'
 import { createListeners } from './downstream/listeners.js'
 import { createLiveState } from './downstream/live-state.js'
 import { createModern } from './downstream/modern.js'
+import { createSessionStreams } from './downstream/session-stream.js'
 import { createSessions } from './downstream/sessions.js'
+import { createReplays } from './downstream/replay.js'
 import { createRest } from './downstream/rest.js'
 import { createSse } from './downstream/sse.js'
 import { createStreamableHttp } from './downstream/streamable-http.js'
@@ -148,12 +150,13 @@ export async function startGateway({ config, state, log }: GatewayOptions): Prom
   const legacy = createLegacy({ relay: counted, serverInfo, held, onLevel })
   const modern = createModern({ relay: counted, listeners, serverInfo, held })
   const sse = createSse({ legacy, listeners, held })
+  const sessionStreams = createSessionStreams({ relay, listeners, held, replays: createReplays() })
   const sessions = createSessions({ sealer: createSealer({ secrets: sealSecrets(config, state) }) })
   const app = createApp({
     guard: { ...config.listen, loopback: isLoopback(config.listen.host) },
     keys: () => keyRing,
     catalog: () => snapshot.catalog,
-    streamableHttp: createStreamableHttp({ legacy, modern, sessions, listeners, relay, held }),
+    streamableHttp: createStreamableHttp({ legacy, modern, sessions, sessionStreams, relay }),
     sse,
     rest: createRest({ relay: counted, serverInfo }),
     metrics: ({ id, policy }) =>

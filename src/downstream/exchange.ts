@@ -15,6 +15,7 @@ import type { Era } from '../wire/era.js'
 import { serialiseAnswer, type Answer, type RpcId, type RpcNotification } from '../wire/json-rpc.js'
 import type { ClientFacts } from '../wire/leg.js'
 import { EventStream } from './event-stream.js'
+import type { Replay } from './replay.js'
 import { replyAnswer, type ReplyHeaders } from './reply.js'
 
 export interface ExchangeOptions {
@@ -28,6 +29,16 @@ export interface ExchangeOptions {
   readonly res: ServerResponse
   /** Headers for the answer, whichever form it takes. */
   readonly replyHeaders?: ReplyHeaders
+  /** Makes what keeps a stream for a client that loses its connection; absent where there is no coming back. */
+  readonly resumable?: Resumable
+}
+
+export interface Resumable {
+  readonly replay: () => Replay
+  /** Whether streams begin with an empty event, and may be paused. */
+  readonly primed: boolean
+  /** The answer has become a stream. */
+  readonly onStream: (stream: EventStream) => void
 }
 
 /** After this long without an answer the response becomes a stream, so that it can be kept alive. */
@@ -46,12 +57,13 @@ export class HttpExchange implements Exchange {
   readonly #req: IncomingMessage
   readonly #res: ServerResponse
   readonly #replyHeaders: ReplyHeaders | undefined
+  readonly #resumable: Resumable | undefined
   readonly #takesStream: boolean
   readonly #commitTimer: NodeJS.Timeout | undefined
   #stream: EventStream | undefined
   #done = false
 
-  constructor({ id, key, era, client, scope, logLevel, req, res, replyHeaders }: ExchangeOptions) {
+  constructor({ id, key, era, client, scope, logLevel, req, res, replyHeaders, resumable }: ExchangeOptions) {
     this.id = id
     this.key = key
     this.era = era
@@ -61,6 +73,7 @@ export class HttpExchange implements Exchange {
     this.#req = req
     this.#res = res
     this.#replyHeaders = replyHeaders
+    this.#resumable = resumable
     const trace = traceOf(req)
     if (trace) this.headers = trace
     const accept = req.headers.accept?.toLowerCase()
@@ -84,6 +97,13 @@ export class HttpExchange implements Exchange {
     if (this.#done || !this.#takesStream) return
     this.#commit()
     this.#stream?.send(JSON.stringify(notification))
+  }
+
+  /** The server has closed its stream for a while: so is ours, where the client knows how to come back (SEP-1699). */
+  pause(retryMs: number): void {
+    if (this.#done || !this.#resumable?.primed || !this.#takesStream) return
+    this.#commit()
+    this.#stream?.pause(retryMs)
   }
 
   /** Writes the final answer. @param status for an answer that is still a plain response. */
@@ -111,7 +131,12 @@ export class HttpExchange implements Exchange {
   #commit(): void {
     if (this.#stream || this.#done || this.#res.destroyed) return
     clearTimeout(this.#commitTimer)
-    this.#stream = new EventStream(this.#res, { ...(this.#replyHeaders && { headers: this.#replyHeaders }) })
+    const { replay, primed = false, onStream } = this.#resumable ?? {}
+    this.#stream = new EventStream(this.#res, {
+      ...(this.#replyHeaders && { headers: this.#replyHeaders }),
+      ...(replay && { replay: replay(), primed })
+    })
+    onStream?.(this.#stream)
   }
 
   /** A closed response cancels a modern request; a legacy one goes on without a reader (2025-11-25, Cancellation). */

@@ -24,6 +24,10 @@ export interface Session extends Conversation {
   /** Unpacked from its token in this process rather than opened here: the client may have missed changes. */
   readonly revived: boolean
   stream: EventStream | undefined
+  /** Messages for a stream the client has yet to open. */
+  readonly untold: string[]
+  /** Answers that became streams, by their nonce, for a client that loses its connection. */
+  readonly streams: Map<string, EventStream>
   /** What the client was last shown of each kind of list: whether it missed a change while it had no stream. */
   readonly listed: Map<ChangeKind, { readonly scope: string; readonly signature: string }>
   lastUsed: number
@@ -51,6 +55,7 @@ const validMs = 30 * 24 * 3600 * 1000
 /** Memory of a session without stream and requests is given back after this long; its id stays valid. */
 const idleMs = 5 * 60 * 1000
 const maxIdle = 2000
+const maxUntold = 64
 const maxRevoked = 100_000
 /** Sealed and in base64 this stays under 2 KiB: proxies cut longer headers. What does not fit is known until idle. */
 const maxPayload = 1400
@@ -61,10 +66,13 @@ export function createSessions({ sealer, now = Date.now }: SessionsOptions): Ses
 
   const sweep = setInterval(() => {
     const at = now()
-    for (const [id, session] of live) {
-      if (at - session.lastUsed < idleMs || !isIdle(session)) continue
-      unsubscribeAll(session)
-      live.delete(id)
+    for (const session of live.values()) {
+      for (const [nonce, stream] of session.streams) {
+        if (stream.overFor(Date.now()) < idleMs) continue
+        session.streams.delete(nonce)
+        stream.forget()
+      }
+      if (at - session.lastUsed >= idleMs && isIdle(session)) forget(session)
     }
     for (const [nonce, until] of ended) if (until < at) ended.delete(nonce)
   }, 30_000)
@@ -75,22 +83,34 @@ export function createSessions({ sealer, now = Date.now }: SessionsOptions): Ses
       ...facts,
       inFlight: new Running(),
       stream: undefined,
+      streams: new Map(),
       listed: new Map(),
       logLevel: undefined,
       subscriptions: new Map(),
       lastUsed: now(),
-      tell: notification => session.stream?.send(JSON.stringify(notification))
+      untold: [],
+      tell(notification) {
+        const json = JSON.stringify(notification)
+        if (session.stream) session.stream.send(json)
+        else if (session.untold.length < maxUntold) session.untold.push(json)
+      }
     }
     if (live.size >= maxIdle) {
-      for (const [id, old] of live) {
+      for (const old of live.values()) {
         if (!isIdle(old)) continue
-        unsubscribeAll(old)
-        live.delete(id)
+        forget(old)
         break
       }
     }
     live.set(session.id, session)
     return session
+  }
+
+  function forget(session: Session): void {
+    live.delete(session.id)
+    unsubscribeAll(session)
+    for (const stream of session.streams.values()) stream.forget()
+    session.stream?.forget()
   }
 
   return {
@@ -120,11 +140,10 @@ export function createSessions({ sealer, now = Date.now }: SessionsOptions): Ses
     },
 
     end(session) {
-      live.delete(session.id)
+      forget(session)
       if (ended.size >= maxRevoked) ended.delete(ended.keys().next().value as string)
       ended.set(session.nonce, now() + validMs)
       for (const [, exchange] of [...session.inFlight]) exchange.cancel('the session was ended by its client')
-      unsubscribeAll(session)
       session.stream?.end()
     },
 
@@ -141,7 +160,7 @@ export function createSessions({ sealer, now = Date.now }: SessionsOptions): Ses
   }
 }
 
-const isIdle = ({ inFlight, stream }: Session) => inFlight.size === 0 && !stream?.open
+const isIdle = ({ inFlight, stream, streams }: Session) => inFlight.size === 0 && streams.size === 0 && !stream?.open
 
 function briefly(clientInfo: Json | undefined): Json | undefined {
   if (!clientInfo) return undefined

@@ -8,25 +8,23 @@ import type { Key } from '../policy/keys.js'
 import type { Relay } from '../relay.js'
 import { classifyEra, isLegacyVersion, isModernVersion, legacyVersions, metaKey, modernVersion } from '../wire/era.js'
 import { classifyMessage, isObject, type RpcId, type RpcNotification, type RpcRequest } from '../wire/json-rpc.js'
-import { changeKinds, listOf, listRows, type ChangeKind } from '../wire/lists.js'
+import { listOf, listRows } from '../wire/lists.js'
 import type { Caller } from './caller.js'
+import { batchVersion, handleBatch } from './batch.js'
 import { readJson } from './body.js'
-import { EventStream } from './event-stream.js'
 import { HttpExchange } from './exchange.js'
 import { applyCancelled, askingFor, type Legacy } from './legacy.js'
-import { changeNotice, type Listeners } from './listeners.js'
-import type { LiveState } from './live-state.js'
 import type { Modern } from './modern.js'
 import { replyAccepted, replyJson, replyRefusal, unreadBody } from './reply.js'
+import type { SessionStreams } from './session-stream.js'
 import type { Session, Sessions } from './sessions.js'
 
 export interface StreamableHttpOptions {
   readonly legacy: Legacy
   readonly modern: Modern
   readonly sessions: Sessions
-  readonly listeners: Listeners
-  readonly relay: Pick<Relay, 'describe' | 'signature'>
-  readonly held: LiveState
+  readonly sessionStreams: SessionStreams
+  readonly relay: Pick<Relay, 'signature'>
 }
 
 export interface StreamableHttp {
@@ -39,14 +37,15 @@ export function createStreamableHttp({
   legacy,
   modern,
   sessions,
-  listeners,
-  relay,
-  held
+  sessionStreams,
+  relay
 }: StreamableHttpOptions): StreamableHttp {
   async function handlePost(caller: Caller, req: IncomingMessage, res: ServerResponse): Promise<void> {
     let id: RpcId | undefined
     try {
-      const classified = classifyMessage(await readJson(req))
+      const body = await readJson(req)
+      if (Array.isArray(body)) return await handleItems(caller, body, req, res)
+      const classified = classifyMessage(body)
       switch (classified.kind) {
         case 'request':
           id = classified.message.id
@@ -91,7 +90,16 @@ export function createStreamableHttp({
         `Request id ${JSON.stringify(id)} belongs to a request that is still running.`
       )
     }
-    const exchange = new HttpExchange({ id, era: 'legacy', ...askingFor(session.client, session), ...caller, req, res })
+    const resumable = sessionStreams.resumable(session)
+    const exchange = new HttpExchange({
+      id,
+      era: 'legacy',
+      ...askingFor(session.client, session),
+      ...caller,
+      req,
+      res,
+      resumable
+    })
     session.inFlight.set(id, exchange)
     try {
       const answer = await legacy.dispatch(exchange, message, session)
@@ -109,6 +117,22 @@ export function createStreamableHttp({
     }
   }
 
+  async function handleItems(
+    caller: Caller,
+    items: readonly unknown[],
+    req: IncomingMessage,
+    res: ServerResponse
+  ): Promise<void> {
+    const session = isModernVersion(version(req)) ? undefined : requireSession(caller.key, req)
+    if (session?.version !== batchVersion) {
+      throw new SwitchboardError(
+        'invalid_request',
+        `Not a JSON-RPC 2.0 message: expected a JSON object; only sessions of ${batchVersion} may send several at once.`
+      )
+    }
+    await handleBatch(legacy, session, caller, items, req, res)
+  }
+
   function handleNotification(
     { key }: Caller,
     { method, params }: RpcNotification,
@@ -124,30 +148,9 @@ export function createStreamableHttp({
     replyAccepted(res)
   }
 
-  function handleGet({ key, scope }: Caller, req: IncomingMessage, res: ServerResponse): void {
+  function handleGet(caller: Caller, req: IncomingMessage, res: ServerResponse): void {
     try {
-      const session = sessionOfStream(key, req)
-      // Clients reconnect faster than the loss of their old stream is noticed: the new one replaces it.
-      session.stream?.end()
-      const tell = (change: ChangeKind) => stream.send(JSON.stringify(changeNotice(change)))
-      const remove = listeners.add({ key, scope, changes: changeKinds, tell })
-      const leave = held.hold(key.id, () => stream.end())
-      const stream = new EventStream(res, {
-        onClose: () => {
-          remove()
-          leave()
-          if (session.stream === stream) session.stream = undefined
-        }
-      })
-      session.stream = stream
-      const { capabilities } = relay.describe(key, scope, 'legacy')
-      for (const change of changeKinds) {
-        const listed = session.listed.get(change)
-        const missed = listed
-          ? listed.scope === scope.key && listed.signature !== relay.signature(key, scope, change)
-          : session.revived && change in capabilities
-        if (missed) tell(change)
-      }
+      sessionStreams.open(sessionOfStream(caller.key, req), caller, req, res)
     } catch (thrown) {
       refuse(req, res, thrown)
     }

@@ -39,6 +39,11 @@ export function isLegacyVersion(version: string | undefined): boolean {
   return (legacyVersions as readonly (string | undefined)[]).includes(version)
 }
 
+/** Whether clients of that revision understand an event without data at the start of a stream (2025-11-25, SEP-1699). */
+export function isPrimed(version: string): boolean {
+  return version >= '2025-11-25'
+}
+
 /** Which era a request speaks, or why it cannot be served. The codes are rows of the error table. */
 export type EraVerdict =
   | { readonly era: 'legacy' }

@@ -43,7 +43,7 @@ function readReply(status: number, headers: Reply['headers'], text: string): Rep
   const messages = String(headers['content-type']).startsWith('text/event-stream')
     ? text
         .split('\n')
-        .filter(line => line.startsWith('data: '))
+        .filter(line => line.startsWith('data: {'))
         .map(line => JSON.parse(line.slice(6)))
     : text === ''
       ? []

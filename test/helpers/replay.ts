@@ -362,7 +362,7 @@ export async function exchange(
   const messages: any[] = isStream
     ? text
         .split('\n')
-        .filter(line => line.startsWith('data: '))
+        .filter(line => line.startsWith('data: {'))
         .map(line => JSON.parse(line.slice(6)))
     : text === ''
       ? []

@@ -1,0 +1,98 @@
+/**
+ * JSON-RPC batches, which 2025-03-26 alone has: several messages in one POST, each authorised, counted and answered by
+ * itself. The answers are one JSON array, or events as they come once something has to be said before them.
+ */
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import { SwitchboardError } from '../errors.js'
+import type { Exchange } from '../relay.js'
+import { Cancellation } from '../wire/cancellation.js'
+import { classifyMessage, serialiseAnswer, type RpcId, type RpcRequest } from '../wire/json-rpc.js'
+import type { Caller } from './caller.js'
+import { EventStream } from './event-stream.js'
+import { traceOf } from './exchange.js'
+import { applyCancelled, askingFor, type Legacy } from './legacy.js'
+import { replyAccepted, replyJson } from './reply.js'
+import type { Session } from './sessions.js'
+
+export const batchVersion = '2025-03-26'
+const maxMessages = 20
+
+/**
+ * Answers a batch of a session.
+ * @throws SwitchboardError when anything about it is not as it must be: then nothing of it was begun.
+ */
+export async function handleBatch(
+  legacy: Legacy,
+  session: Session,
+  caller: Caller,
+  items: readonly unknown[],
+  req: IncomingMessage,
+  res: ServerResponse
+): Promise<void> {
+  const { requests, cancels } = sorted(items, session)
+  for (const params of cancels) applyCancelled(session.inFlight, params)
+  if (requests.length === 0) return replyAccepted(res)
+
+  const takesStream = req.headers.accept?.toLowerCase().includes('text/event-stream') === true
+  const answers: string[] = []
+  let stream: EventStream | undefined
+  const trace = traceOf(req)
+
+  const run = async (request: RpcRequest): Promise<void> => {
+    const cancellation = new Cancellation()
+    const exchange: Exchange = {
+      ...caller,
+      ...askingFor(session.client, session),
+      era: 'legacy',
+      cancellation,
+      ...(trace && { headers: trace }),
+      notify(notification) {
+        if (!takesStream || cancellation.reason || res.destroyed) return
+        stream ??= new EventStream(res)
+        stream.send(JSON.stringify(notification))
+      }
+    }
+    const cancel = (reason: string) => cancellation.cancel(new SwitchboardError('cancelled', reason))
+    session.inFlight.set(request.id, { cancel })
+    try {
+      const answer = await legacy.dispatch(exchange, request, session)
+      // What was cancelled is not answered (2025-03-26, Cancellation).
+      if (cancellation.reason) return
+      const text = serialiseAnswer(request.id, answer).toString()
+      if (stream) stream.send(text)
+      else answers.push(text)
+    } finally {
+      session.inFlight.take(request.id)
+    }
+  }
+  await Promise.all(requests.map(run))
+  if (!stream) return replyJson(res, 200, `[${answers.join(',')}]`)
+  for (const answer of answers) stream.send(answer)
+  stream.end()
+}
+
+function sorted(
+  items: readonly unknown[],
+  session: Session
+): { requests: readonly RpcRequest[]; cancels: readonly RpcRequest['params'][] } {
+  const bad = (why: string) => new SwitchboardError('invalid_request', `Not a batch that can be answered: ${why}.`)
+  if (items.length === 0) throw bad('it is empty')
+  if (items.length > maxMessages) throw bad(`it has ${items.length} messages, and ${maxMessages} are the most`)
+  const requests: RpcRequest[] = []
+  const cancels: RpcRequest['params'][] = []
+  const ids = new Set<RpcId>()
+  for (const [i, item] of items.entries()) {
+    const classified = classifyMessage(item)
+    if (classified.kind === 'invalid') throw bad(`message ${i + 1} is no JSON-RPC message: ${classified.reason}`)
+    const { message } = classified
+    if (classified.kind === 'notification' && classified.message.method === 'notifications/cancelled')
+      cancels.push(classified.message.params)
+    if (classified.kind !== 'request') continue
+    const { id, method } = message as RpcRequest
+    if (method === 'initialize') throw bad('initialize must stand alone')
+    if (ids.has(id) || session.inFlight.has(id)) throw bad(`the id ${JSON.stringify(id)} is in use already`)
+    ids.add(id)
+    requests.push(message as RpcRequest)
+  }
+  return { requests, cancels }
+}
