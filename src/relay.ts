@@ -301,9 +301,7 @@ function legOf(
     wantsProgress: progress !== undefined,
     tool: entry.wireName,
     repeatable: entry.repeatable,
-    ...((headers ?? upstream === 'modern') && {
-      headers: { ...headers, ...(upstream === 'modern' && mirrored(exchange, params, entry)) }
-    }),
+    headers: upstream === 'modern' ? { ...headers, ...mirrored(exchange, params, entry) } : headers,
     onNotification: notification => {
       if (notification.method === 'notifications/progress') progress?.heard(notification)
       // Logging is not declared to anybody yet, and an upstream's cancellations are about requests of its own.
