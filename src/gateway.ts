@@ -100,8 +100,8 @@ export async function startGateway({ config, state, log }: GatewayOptions): Prom
   const metrics = createMetrics({
     upstreams: function* () {
       for (const { status } of upstreams.values()) {
-        const { id, state, restarts, running, waiting, tools = 0 } = status
-        yield { id, ready: state === 'ready', restarts, running, waiting, tools }
+        const { id, state, restarts, unattributed, running, waiting, tools = 0 } = status
+        yield { id, ready: state === 'ready', restarts, unattributed, running, waiting, tools }
       }
     },
     sessions: () => sessions.size,

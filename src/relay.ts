@@ -8,10 +8,12 @@
  */
 import { bridged, bridgedCall, failedError, failedResult, outcomeOf, type Between } from './answers.js'
 import type { EntryNames } from './catalog/entry.js'
+import type { Viewer } from './catalog/routing.js'
 import { capabilitiesOf, instructionsOf } from './catalog/self-description.js'
 import type { Catalog } from './catalog/snapshot.js'
 import type { ToolEntry } from './catalog/tool-entry.js'
 import type { Scope, Sight, Views } from './catalog/view.js'
+import { askLeg, callLeg, mirrorFault, progressOf, wireParams } from './legs.js'
 import { errorTable, SwitchboardError, toSwitchboardError } from './errors.js'
 import type { Audit, Outcome } from './observe/audit.js'
 import type { Key } from './policy/keys.js'
@@ -21,10 +23,7 @@ import { metaKey, type Era } from './wire/era.js'
 import { isObject, type Answer, type Json, type RpcError, type RpcNotification } from './wire/json-rpc.js'
 import type { ClientFacts, Leg } from './wire/leg.js'
 import { listRows, type ChangeKind, type ListKind, type Offer } from './wire/lists.js'
-import { isLoud } from './wire/log-level.js'
-import { checkParamHeaders, paramHeaders } from './wire/mirrored-headers.js'
-import { createProgress, type Progress } from './wire/progress.js'
-import { askables, type Target } from './targets.js'
+import { askables, findTool, maySee, type Target } from './targets.js'
 
 /** One downstream request until its final answer, as the lane sees it. */
 export interface Exchange {
@@ -41,6 +40,8 @@ export interface Exchange {
   readonly paramHeaders?: Readonly<Record<string, string>>
   /** Tells the client something before the answer; dropped if the client takes no stream. */
   notify(notification: RpcNotification): void
+  /** The server lets its callers wait for so long and come back (SEP-1699). */
+  pause?(retryMs: number): void
 }
 
 /** Who asks for what, as far as finding it goes. */
@@ -199,9 +200,10 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo }: Rel
   /** The tool of that name if this key sees it. */
   function look(exchange: Exchange, name: string): Found | undefined {
     const { catalog, upstreams } = snapshot()
-    const entry = find(catalog, exchange.scope, name) ?? findBare(catalog, exchange, name)
+    const viewer = viewerOf(exchange)
+    const entry = findTool(catalog, viewer, name)
     const upstream = entry && upstreams.get(entry.server)
-    return entry && upstream && check(exchange, entry) ? { entry, upstream } : undefined
+    return entry && upstream && maySee(viewer, entry) ? { entry, upstream } : undefined
   }
 
   /** The same, while servers are still unheard of, after a little wait; or which tool this key does not see. */
@@ -210,21 +212,25 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo }: Rel
     const found = look(exchange, name)
     if (found) return found
     const { catalog } = snapshot()
-    const denied = find(catalog, exchange.scope, name) ?? findBare(catalog, exchange, name)
+    const denied = findTool(catalog, viewerOf(exchange), name)
     return denied ? { denied } : {}
   }
 
   async function request(exchange: Exchange, upstream: RelayUpstream, entry: ToolEntry, params: Json): Promise<Answer> {
-    const progress = progressOf(exchange, upstream, entry, params)
+    const progress = progressOf(exchange, upstream.config.timeout, entry, params)
     const send = (entry: ToolEntry) =>
-      upstream.request('tools/call', wireParams(params, entry), legOf(exchange, params, entry, upstream.era, progress))
+      upstream.request(
+        'tools/call',
+        wireParams(params, entry),
+        callLeg(exchange, params, entry, upstream.era, progress)
+      )
     try {
       const answer = await send(entry)
       if (answer.error && saysUnknown(answer.error)) upstream.listDoubtful('tools')
       if (answer.error?.code !== errorTable.header_mismatch.rpc) return answer
       // Its schema has changed since we read it. The request was refused before it ran, so it may be sent again.
       await upstream.refresh('tools')
-      return await send(find(snapshot().catalog, exchange.scope, params.name as string) ?? entry)
+      return await send(findTool(snapshot().catalog, viewerOf(exchange), params.name as string) ?? entry)
     } finally {
       progress?.stop()
     }
@@ -257,14 +263,14 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo }: Rel
       return { error }
     }
     const release = limits.admit(exchange.key.id)
-    const progress = progressOf(exchange, upstream, target, params)
+    const progress = progressOf(exchange, upstream.config.timeout, target, params)
     try {
       if (!release) throw tooMany()
       const capabilities = upstream.info?.capabilities ?? upstream.offer.capabilities
       const unable = method === 'completion/complete' && capabilities && !('completions' in capabilities)
       const answer: Answer = unable
         ? { result: { completion: { values: [] } } }
-        : await upstream.request(method, target.params, legOf(exchange, params, target, upstream.era, progress))
+        : await upstream.request(method, target.params, askLeg(exchange, progress))
       if (answer.error && askable.isUnknown(answer.error)) upstream.listDoubtful(askable.kind)
       const final = bridged(answer, between(exchange, upstream, target.server))
       record(final.error ? 'rpc_error' : 'ok', final.error?.code)
@@ -360,6 +366,8 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo }: Rel
   }
 }
 
+const viewerOf = ({ key, scope }: Asker): Viewer => ({ sight: key.policy, scope })
+
 /** For the audit trail alone: what somebody who may see everything would have reached. */
 const everything: Sight = { id: '*', sees: () => true }
 
@@ -372,33 +380,6 @@ const nameIn = ({ plain }: Scope, { plainName, publicName }: EntryNames) => (pla
 
 const listTail = Buffer.from(']')
 const closing = Buffer.from('}')
-
-function find(catalog: Catalog, { plain, servers }: Scope, name: string): ToolEntry | undefined {
-  if (plain) return servers?.[0] === undefined ? undefined : catalog.server(servers[0])?.byPlainName(name)
-  const entry = catalog.byPublicName(name)
-  return entry && servers && !servers.includes(entry.server) ? undefined : entry
-}
-
-/** A tool called by its own name, as apps do, if exactly one that this key sees has it. */
-function findBare(catalog: Catalog, exchange: Exchange, name: string): ToolEntry | undefined {
-  const { plain, servers } = exchange.scope
-  if (plain) return undefined
-  const seen = catalog
-    .byBareName(name)
-    .filter(entry => check(exchange, entry) && (servers?.includes(entry.server) ?? true))
-  return seen.length === 1 ? seen[0] : undefined
-}
-
-/** The one decision: what a key may call is what it sees. */
-function check({ key }: Exchange, entry: ToolEntry): boolean {
-  return key.policy.sees(entry.server, 'tools', entry.wireName)
-}
-
-/** A modern client's headers must mirror the arguments the schema says they do; asked only once the tool may be seen. */
-function mirrorFault(exchange: Exchange, { paramAnnotations }: ToolEntry, params: Json): string | undefined {
-  if (exchange.era === 'legacy' || paramAnnotations.size === 0 || !exchange.paramHeaders) return undefined
-  return checkParamHeaders(exchange.paramHeaders, paramAnnotations, params.arguments)
-}
 
 /** Waits, for a while, for the first answer of servers this key may use and nobody has heard of yet. */
 async function firstLists({ upstreams }: Snapshot, { key, scope }: Asker): Promise<void> {
@@ -413,71 +394,6 @@ async function firstLists({ upstreams }: Snapshot, { key, scope }: Asker): Promi
   const enough = new Promise<void>(resolve => (timer = setTimeout(resolve, firstListMs)))
   await Promise.race([Promise.all(unheard), enough])
   clearTimeout(timer)
-}
-
-function wireParams(params: Json, { wireName, renamedArguments }: ToolEntry): Json {
-  if (!renamedArguments || !isObject(params.arguments)) return { ...params, name: wireName }
-  const renamed = Object.entries(params.arguments).map(
-    ([key, value]) => [renamedArguments.get(key) ?? key, value] as const
-  )
-  return { ...params, name: wireName, arguments: Object.fromEntries(renamed) }
-}
-
-function progressOf(
-  exchange: Exchange,
-  { config }: RelayUpstream,
-  entry: { readonly server: string; readonly wireName: string },
-  params: Json
-): Progress | undefined {
-  const token = isObject(params._meta) ? params._meta.progressToken : undefined
-  if (typeof token !== 'string' && typeof token !== 'number') return undefined
-  return createProgress({
-    token,
-    send: notification => exchange.notify(notification),
-    describe: silentMs => {
-      const left = Math.max(Math.round(config.timeout - silentMs / 1000), 0)
-      return `waiting for "${entry.wireName}" of server "${entry.server}": silent for ${Math.round(silentMs / 1000)} s, given up after another ${left} s of silence`
-    }
-  })
-}
-
-function legOf(
-  exchange: Exchange,
-  params: Json,
-  entry: ToolEntry | Target,
-  upstream: Era | undefined,
-  progress: Progress | undefined
-): Leg {
-  const { cancellation, client, headers, key } = exchange
-  const tool = 'repeatable' in entry ? entry : undefined
-  return {
-    cancellation,
-    client,
-    wantsProgress: progress !== undefined,
-    principal: key.id,
-    ...(tool ? { tool: tool.wireName, repeatable: tool.repeatable } : { repeatable: true }),
-    ...((headers ?? upstream === 'modern') && {
-      headers: { ...headers, ...(upstream === 'modern' && tool && mirrored(exchange, params, tool)) }
-    }),
-    onNotification: notification => {
-      if (notification.method === 'notifications/progress') progress?.heard(notification)
-      else if (notification.method === 'notifications/message') {
-        if (isLoud(notification.params?.level, exchange.logLevel)) exchange.notify(notification)
-      }
-      // An upstream's cancellations are about requests of its own.
-      else if (notification.method !== 'notifications/cancelled') exchange.notify(notification)
-    }
-  }
-}
-
-/** What a modern HTTP server must find in headers is made anew from the arguments; what no annotation knows passes. */
-function mirrored(
-  { paramHeaders: given }: Exchange,
-  params: Json,
-  { paramAnnotations }: ToolEntry
-): Record<string, string> {
-  const unknown = Object.entries(given ?? {}).filter(([name]) => !paramAnnotations.has(name.slice('mcp-param-'.length)))
-  return { ...Object.fromEntries(unknown), ...paramHeaders(paramAnnotations, params.arguments) }
 }
 
 function saysUnknown({ code, message }: RpcError): boolean {
@@ -495,6 +411,7 @@ function invalid(message: string): Answer {
   return { error: { code: errorTable.invalid_params.rpc, message } }
 }
 
+/** The client's name and version as it gave them, for the audit trail. */
 function clientName({ clientInfo }: ClientFacts): string | undefined {
   if (typeof clientInfo?.name !== 'string') return undefined
   const version = typeof clientInfo.version === 'string' ? `/${clientInfo.version}` : ''

@@ -1,8 +1,9 @@
 /**
- * What a request other than a tool call names, found for the one who asks: one row a method. Prompts go by table like
- * tools, resources by where their URI leads; what may not be seen is not found.
+ * What a request names, found for the one who asks. Tools and prompts go by table, resources by where their URI leads;
+ * what may not be seen is not found. Every method but `tools/call` is a row of `askables`.
  */
 import { errorTable } from './errors.js'
+import type { ToolEntry } from './catalog/tool-entry.js'
 import type { Viewer } from './catalog/routing.js'
 import type { Catalog } from './catalog/snapshot.js'
 import type { Era } from './wire/era.js'
@@ -112,4 +113,27 @@ function findPrompt(
   if (!entry || !(servers?.includes(entry.server) ?? true)) return undefined
   if (!sight.sees(entry.server, 'prompts', entry.wireName)) return undefined
   return { server: entry.server, wireName: entry.wireName }
+}
+
+/** The tool of that name, whether or not it may be seen. */
+export function findTool(catalog: Catalog, viewer: Viewer, name: string): ToolEntry | undefined {
+  const { plain, servers } = viewer.scope
+  if (plain) return servers?.[0] === undefined ? undefined : catalog.server(servers[0])?.byPlainName(name)
+  const entry = catalog.byPublicName(name)
+  if (!entry) return findBare(catalog, viewer, name)
+  return servers && !servers.includes(entry.server) ? undefined : entry
+}
+
+/** The one decision: what a key may call is what it sees. */
+export function maySee({ sight }: Viewer, { server, wireName }: ToolEntry): boolean {
+  return sight.sees(server, 'tools', wireName)
+}
+
+/** A tool called by its own name, as apps do, if exactly one that may be seen has it. */
+function findBare(catalog: Catalog, viewer: Viewer, name: string): ToolEntry | undefined {
+  const { servers } = viewer.scope
+  const seen = catalog
+    .byBareName(name)
+    .filter(entry => maySee(viewer, entry) && (servers?.includes(entry.server) ?? true))
+  return seen.length === 1 ? seen[0] : undefined
 }

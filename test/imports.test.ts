@@ -27,8 +27,9 @@ const table: Record<string, { may: readonly string[]; types?: readonly string[] 
       'version'
     ]
   },
-  relay: { may: ['answers', 'targets', 'catalog', 'policy', 'errors', 'wire', 'observe'] },
+  relay: { may: ['answers', 'targets', 'legs', 'catalog', 'policy', 'errors', 'wire', 'observe'] },
   answers: { may: ['catalog', 'errors', 'wire', 'observe'] },
+  legs: { may: ['catalog', 'wire'] },
   targets: { may: ['catalog', 'errors', 'wire'] },
   backchannel: { may: ['catalog', 'policy', 'errors', 'wire', 'observe'] },
   downstream: { may: ['relay', 'backchannel', 'policy', 'errors', 'wire', 'observe'], types: ['catalog'] },

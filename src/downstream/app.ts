@@ -129,21 +129,19 @@ export function createApp(options: AppOptions): App {
     return new SwitchboardError('internal')
   }
 
+  async function postMcp(req: IncomingMessage, res: ServerResponse): Promise<void> {
+    const stopped = entrance.stops(req, res)
+    if (stopped === 'answered') return
+    const admitted = stopped ?? entrance.admit(req, '/mcp')
+    if ('error' in admitted) return replyRefusal(res, admitted.error, undefined, admitted.headers)
+    await enter(post, admitted.key, scopeOf(catalog(), admitted.key, undefined, undefined, req), req, res)
+  }
+
   return {
     fetch: app.fetch,
     direct(req, res) {
       if (req.url !== '/mcp' || req.method !== 'POST' || !plainHost.test(req.headers.host ?? '')) return false
-      const stopped = entrance.stops(req, res)
-      if (stopped === 'answered') return true
-      const admitted = stopped ?? entrance.admit(req, req.url)
-      if ('error' in admitted) {
-        replyRefusal(res, admitted.error, undefined, admitted.headers)
-        return true
-      }
-      const scope = scopeOf(catalog(), admitted.key, undefined, undefined, req)
-      Promise.resolve(enter(post, admitted.key, scope, req, res)).catch((error: unknown) =>
-        replyRefusal(res, fault(error as Error))
-      )
+      postMcp(req, res).catch((error: unknown) => replyRefusal(res, fault(error as Error)))
       return true
     }
   }

@@ -12,15 +12,13 @@ const parseFaults = {
   empty: 'The body is empty; JSON was expected.'
 } as const
 
-/** @throws SwitchboardError `unsupported_media_type`, `too_large`, `parse_error`, or `cancelled` when the client left. */
-export async function readJson(req: IncomingMessage): Promise<unknown> {
+/** Rejects with SwitchboardError `unsupported_media_type`, `too_large`, `parse_error`, or `cancelled` when the client left. */
+export function readJson(req: IncomingMessage): Promise<unknown> {
   const { 'content-type': type, 'content-encoding': encoding, 'content-length': length } = req.headers
   if (!isJson(type) || (encoding !== undefined && encoding !== 'identity'))
-    throw new SwitchboardError('unsupported_media_type')
-  if (length !== undefined && Number(length) > maxBody) throw new SwitchboardError('too_large')
-  const parsed = parseBody(await readAll(req))
-  if (!parsed.ok) throw new SwitchboardError('parse_error', parseFaults[parsed.reason])
-  return parsed.value
+    return Promise.reject(new SwitchboardError('unsupported_media_type'))
+  if (length !== undefined && Number(length) > maxBody) return Promise.reject(new SwitchboardError('too_large'))
+  return readAll(req)
 }
 
 function isJson(type: string | undefined): boolean {
@@ -33,7 +31,7 @@ function isJson(type: string | undefined): boolean {
   return parameters.every(parameter => !parameter.startsWith('charset=') || /^charset="?utf-?8"?$/.test(parameter))
 }
 
-function readAll(req: IncomingMessage): Promise<Buffer> {
+function readAll(req: IncomingMessage): Promise<unknown> {
   return new Promise((resolve, reject) => {
     const chunks: Buffer[] = []
     let size = 0
@@ -48,7 +46,11 @@ function readAll(req: IncomingMessage): Promise<Buffer> {
       }
     })
     // `on` where each comes once: `once` makes a wrapper for every call.
-    req.on('end', () => resolve(chunks.length === 1 ? (chunks[0] as Buffer) : Buffer.concat(chunks)))
+    req.on('end', () => {
+      const parsed = parseBody(chunks.length === 1 ? (chunks[0] as Buffer) : Buffer.concat(chunks))
+      if (parsed.ok) resolve(parsed.value)
+      else reject(new SwitchboardError('parse_error', parseFaults[parsed.reason]))
+    })
     req.on('error', reject)
     // An error costs its stack trace: none is made for the requests that arrive whole.
     req.on('close', () => {

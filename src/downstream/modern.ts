@@ -17,6 +17,9 @@ import type { Listeners } from './listeners.js'
 import type { LiveState } from './live-state.js'
 import { errorAnswer, replyAnswer, replyRefusal } from './reply.js'
 
+/** Answers that say what is wrong with the request itself: headers that do not mirror it, a capability it lacks. */
+const refusedAs400: ReadonlySet<number | undefined> = new Set([-32020, -32021])
+
 export interface ModernOptions {
   readonly relay: Relay
   readonly listeners: Listeners
@@ -87,8 +90,7 @@ export function createModern({ relay, listeners, serverInfo, held }: ModernOptio
         case 'completion/complete': {
           const exchange = new HttpExchange(asked)
           const answer = await call(exchange, message)
-          // A header that does not mirror its argument is refused like one that does not mirror the body.
-          return exchange.finish(answer, answer.error?.code === -32020 ? 400 : 200)
+          return exchange.finish(answer, refusedAs400.has(answer.error?.code) ? 400 : 200)
         }
         default:
           return replyAnswer(res, id, errorAnswer('method_not_found', `Method not found: ${method.slice(0, 128)}`), 404)

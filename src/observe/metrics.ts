@@ -12,6 +12,7 @@ export interface MetricSources {
     readonly id: string
     readonly ready: boolean
     readonly restarts: number
+    readonly unattributed: number
     readonly running: number
     readonly waiting: number
     readonly tools: number
@@ -60,16 +61,12 @@ export function createMetrics(sources: MetricSources): Metrics {
     registers
   })
   gauge('switchboard_upstream_ready', 'Whether a server is connected (1) or not (0).', ({ ready }) => Number(ready))
-  const restarts: Counter<'server'> = new Counter({
-    name: 'switchboard_upstream_restarts_total',
-    help: 'Links to a server that were lost.',
-    labelNames: ['server'] as const,
-    registers,
-    collect() {
-      restarts.reset()
-      for (const { id, restarts: count } of sources.upstreams()) restarts.inc({ server: id }, count)
-    }
-  })
+  total('switchboard_upstream_restarts_total', 'Links to a server that were lost.', ({ restarts }) => restarts)
+  total(
+    'switchboard_upstream_unattributed_total',
+    'Messages of a server that belonged to no request and nobody in particular, and were dropped.',
+    ({ unattributed }) => unattributed
+  )
   gauge('switchboard_upstream_running', 'Requests a server is working on.', ({ running }) => running)
   gauge('switchboard_upstream_waiting', 'Requests waiting for a place at a server.', ({ waiting }) => waiting)
   gauge('switchboard_upstream_tools', 'Tools a server lists.', ({ tools }) => tools)
@@ -98,11 +95,22 @@ export function createMetrics(sources: MetricSources): Metrics {
     }
   })
 
-  function gauge(
-    name: string,
-    help: string,
-    read: (upstream: ReturnType<MetricSources['upstreams']> extends Iterable<infer U> ? U : never) => number
-  ): void {
+  type Source = ReturnType<MetricSources['upstreams']> extends Iterable<infer U> ? U : never
+
+  function total(name: string, help: string, read: (upstream: Source) => number): void {
+    const metric: Counter<'server'> = new Counter({
+      name,
+      help,
+      labelNames: ['server'] as const,
+      registers,
+      collect() {
+        metric.reset()
+        for (const upstream of sources.upstreams()) metric.inc({ server: upstream.id }, read(upstream))
+      }
+    })
+  }
+
+  function gauge(name: string, help: string, read: (upstream: Source) => number): void {
     const metric: Gauge<'server'> = new Gauge({
       name,
       help,

@@ -43,6 +43,9 @@ export class ChannelLink implements Link {
   readonly #events: LinkEvents
   readonly #pending = new Running<number, Pending>()
   #nextId = 1
+  /** The only key this link has served so far; nothing on it can belong to another. */
+  #principal: string | undefined
+  #isShared = false
   #ended: SwitchboardError | undefined
 
   constructor(server: string, channel: Channel, events: LinkEvents, era: Era) {
@@ -56,6 +59,10 @@ export class ChannelLink implements Link {
     if (this.#ended) {
       const { message } = this.#ended
       return Promise.reject(new SwitchboardError('upstream_down', message, { server: this.#server, dispatched: false }))
+    }
+    if (leg.principal !== undefined) {
+      this.#isShared ||= this.#principal !== undefined && this.#principal !== leg.principal
+      this.#principal = leg.principal
     }
     const id = this.#nextId++
     const sent = legParams(
@@ -143,6 +150,15 @@ export class ChannelLink implements Link {
     const { _meta } = notification.params ?? {}
     const subscription = isObject(_meta) ? this.#pending.get(_meta[metaKey.subscriptionId] as number) : undefined
     if (subscription) subscription.leg.onNotification?.(notification)
+    else if (notification.method === 'notifications/message' && !this.#isShared) this.#logged(notification)
+    else this.#events.onNotification(notification)
+  }
+
+  /** Nothing says which request a log line belongs to; with a single key it can at least not reach another one's eyes. */
+  #logged(notification: RpcNotification): void {
+    let newest: Leg | undefined
+    for (const [, { leg }] of this.#pending) if (leg.principal !== undefined) newest = leg
+    if (newest) newest.onNotification?.(notification)
     else this.#events.onNotification(notification)
   }
 

@@ -17,6 +17,8 @@ export interface HttpCallOptions {
   onHead?(status: number, headers: HeaderMap): void
   /** One server-sent event. */
   onEvent?(data: string, event: { readonly id?: string; readonly name?: string }): void
+  /** After how many milliseconds the server wants to be asked again for a stream that it closes. */
+  onRetry?(ms: number): void
   /** Called exactly once, unless aborted first. */
   onEnd(end: HttpEnd): void
 }
@@ -66,6 +68,7 @@ class Exchange implements Dispatcher.DispatchHandler, HttpCall {
     const type = headers['content-type']
     if (status === 200 && typeof type === 'string' && /^text\/event-stream\b/i.test(type)) {
       const parser = createParser({
+        onRetry: ms => this.#options.onRetry?.(ms),
         onEvent: ({ data, id, event }) => {
           this.#size = 0
           if (!this.#done)

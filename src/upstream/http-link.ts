@@ -144,6 +144,10 @@ export class HttpLink implements Negotiable {
 
   readonly #owner: PostOwner = {
     opened: session => (this.#session = session),
+    resuming: lastEvent => {
+      const { 'content-type': _type, ...headers } = this.#headers('GET')
+      return { ...headers, accept: 'text/event-stream', 'last-event-id': lastEvent }
+    },
     heard: ({ asked: { method, leg } }, message) => {
       // Changes of what a server offers concern everybody, on whichever stream they are told.
       const shared = message.kind === 'notification' && changeOfOffer.test(message.message.method)

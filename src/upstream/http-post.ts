@@ -14,10 +14,15 @@ const lingerMs = 5000
 /** How long a broken connection waits for the news of its process. */
 const obituaryMs = 250
 
+/** Coming back to a stream that ended early: when, unless the server says when, and how often without a new event. */
+const resume = { afterMs: 1000, longestMs: 30_000, attempts: 3 }
+
 /** What a link hears of its requests. One for all of them: closures for each would cost every call. */
 export interface PostOwner {
   /** `initialize` was answered; the session is undefined if the server keeps none. */
   opened(session: string | undefined): void
+  /** The headers of a GET that goes on after that event. */
+  resuming(lastEvent: string): HttpCallOptions['headers']
   /** A message that stands beside the answer on the request's own stream. */
   heard(post: Post, message: Message): void
   cancelled(post: Post, reason: Error): void
@@ -48,6 +53,10 @@ export class Post implements HttpCallOptions {
   #call: HttpCall | undefined
   #release: (() => void) | undefined
   #settled = false
+  #pool: Pool | undefined
+  #lastEvent: string | undefined
+  #retryMs = resume.afterMs
+  #attempts = 0
 
   constructor(options: PostOptions) {
     this.asked = options
@@ -58,6 +67,7 @@ export class Post implements HttpCallOptions {
 
   send(pool: Pool): void {
     const { leg, owner } = this.asked
+    this.#pool = pool
     this.#call = httpCall(pool, this)
     if (this.#settled) return
     leg.onSent?.(true)
@@ -78,8 +88,18 @@ export class Post implements HttpCallOptions {
     if (method === 'initialize' && status === 200) owner.opened(single(headers['mcp-session-id']))
   }
 
-  onEvent(data: string): void {
+  onRetry(ms: number): void {
+    this.#retryMs = Math.min(ms, resume.longestMs)
+  }
+
+  onEvent(data: string, event: { readonly id?: string }): void {
     const { id, owner } = this.asked
+    if (event.id !== undefined) {
+      this.#lastEvent = event.id
+      this.#attempts = 0
+    }
+    // An event without data only says where to come back to.
+    if (data === '') return
     const raw = readResult(data)
     if (raw?.id === id) this.#answered(raw)
     else {
@@ -91,13 +111,46 @@ export class Post implements HttpCallOptions {
   }
 
   onEnd(end: HttpEnd): void {
-    if (this.#settled) return
+    if (this.#settled || this.#resumes(end)) return
+    this.#lose(end)
+  }
+
+  #lose(end: HttpEnd): void {
     const outcome = outcomeOf(end, this.asked)
     if (!(outcome instanceof Error)) this.#answered(outcome)
     // Its process is about to be reported dead, with the real reason; that then settles this request.
     else if (end.kind === 'failed' && end.dispatched && this.asked.supervised)
       setTimeout(() => this.fail(outcome), obituaryMs)
     else this.fail(outcome)
+  }
+
+  /**
+   * A server of 2025 may close the stream before the answer and be asked for the rest with the last event's id
+   * (2025-11-25, Streamable HTTP: Resumability). The call's own deadline goes on.
+   */
+  #resumes(end: HttpEnd): boolean {
+    const { session, leg, owner, supervised } = this.asked
+    const lastEvent = this.#lastEvent
+    const broken = end.kind === 'failed' ? end.dispatched && !supervised : end.status === 200
+    if (session === undefined || lastEvent === undefined || !broken || this.#attempts++ >= resume.attempts) return false
+    leg.onPause?.(this.#retryMs)
+    const timer = setTimeout(() => {
+      if (this.#settled || !this.#pool) return
+      this.#call = httpCall(this.#pool, {
+        method: 'GET',
+        path: this.path,
+        headers: owner.resuming(lastEvent),
+        maxBytes: this.maxBytes,
+        onRetry: ms => this.onRetry(ms),
+        onEvent: (data, event) => this.onEvent(data, event),
+        onEnd: after => {
+          if (after.kind === 'complete' && after.status === 200) this.onEnd(after)
+          else if (!this.#settled) this.#lose(end)
+        }
+      })
+    }, this.#retryMs)
+    timer.unref()
+    return true
   }
 
   #answered(answer: Answer): void {

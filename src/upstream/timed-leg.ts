@@ -17,6 +17,7 @@ export interface LegLimits {
 export class TimedLeg implements Leg {
   readonly cancellation = new Cancellation()
   readonly client: ClientFacts
+  readonly principal: string | undefined
   readonly wantsProgress: boolean
   readonly tool: string | undefined
   readonly repeatable: boolean | undefined
@@ -29,6 +30,7 @@ export class TimedLeg implements Leg {
 
   constructor(limits: LegLimits, asked: Leg) {
     this.client = asked.client
+    this.principal = asked.principal
     this.wantsProgress = asked.wantsProgress
     this.tool = asked.tool
     this.repeatable = asked.repeatable
@@ -47,6 +49,10 @@ export class TimedLeg implements Leg {
     if (!this.#asked.onNotification) return
     this.#deadline.touch()
     this.#asked.onNotification(notification)
+  }
+
+  onPause(retryMs: number): void {
+    this.#asked.onPause?.(retryMs)
   }
 
   /** It is answered, or nobody waits for it any more. */

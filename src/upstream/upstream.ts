@@ -51,6 +51,8 @@ export interface UpstreamStatus {
   readonly running: number
   readonly waiting: number
   readonly pid?: number
+  /** Messages of the server that belonged to nobody and were dropped. */
+  readonly unattributed: number
 }
 
 /** A server that has not listed by then is left out of lists until it has. */
@@ -83,6 +85,7 @@ export class Upstream {
   #connectMs: number | undefined
   #failures = 0
   #restarts = 0
+  #unattributed = 0
   #crashes: number[] = []
   #noise = 0
 
@@ -184,6 +187,7 @@ export class Upstream {
       since: this.#since,
       transport: this.#verdict?.transport ?? this.config.transport,
       restarts: this.#restarts,
+      unattributed: this.#unattributed,
       running: this.#places.running,
       waiting: this.#places.waiting + this.#waiters.size,
       ...(era && { era }),
@@ -327,7 +331,9 @@ export class Upstream {
         cancellation: this.#attemptEnd,
         ...(this.#verdict && Date.now() - this.#verdict.at < verdictMs && { known: this.#verdict }),
         hooks: {
-          onNotification: notification => void this.#kept.notified(notification),
+          onNotification: notification => {
+            if (!this.#kept.notified(notification)) this.#unattributed++
+          },
           onLost: reason => this.#lost(reason),
           onRenewed: () => this.#link && this.#kept.renewed(this.#link),
           onLine: line => log.debug({ event: 'upstream.stderr', server: this.id, line }),

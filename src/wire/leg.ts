@@ -13,7 +13,7 @@ export interface Leg {
   readonly cancellation: Cancellation
   readonly client: ClientFacts
   /** Whose request it is: the id of its key; absent for the gateway's own. */
-  readonly principal?: string
+  readonly principal?: string | undefined
   /** The downstream gave a progress token, so the upstream gets one (ours). */
   readonly wantsProgress: boolean
   /** `tools/call` of this tool (wire name), for sentences; absent for other methods. */
@@ -24,6 +24,8 @@ export interface Leg {
   onSent?(sent: boolean): void
   /** Notifications that belong to this request, in order. A progress token in them is ours. */
   onNotification?(notification: RpcNotification): void
+  /** The server has closed the stream of this request for a while; it is resumed after so many milliseconds. */
+  onPause?(retryMs: number): void
   /** Trace context of the downstream request: `traceparent`, `tracestate`, `baggage`. Nothing else is ever forwarded. */
   readonly headers?: Readonly<Record<string, string>> | undefined
 }

@@ -1,0 +1,135 @@
+/**
+ * What a request becomes on its way to a server: the server's own names, the headers a modern one must find, and what is
+ * told back before the answer: progress under the caller's token, log messages as loud as it wants them.
+ */
+import type { ToolEntry } from './catalog/tool-entry.js'
+import type { Cancellation } from './wire/cancellation.js'
+import type { Era } from './wire/era.js'
+import { isObject, type Json, type RpcNotification } from './wire/json-rpc.js'
+import type { ClientFacts, Leg } from './wire/leg.js'
+import { isLoud } from './wire/log-level.js'
+import { checkParamHeaders, paramHeaders } from './wire/mirrored-headers.js'
+import { createProgress, type Progress } from './wire/progress.js'
+
+/** As much of the downstream's request as its legs carry. */
+export interface Origin {
+  readonly key: { readonly id: string }
+  readonly era: Era
+  readonly client: ClientFacts
+  readonly cancellation: Cancellation
+  readonly logLevel: string | undefined
+  readonly headers?: Readonly<Record<string, string>>
+  readonly paramHeaders?: Readonly<Record<string, string>>
+  notify(notification: RpcNotification): void
+  pause?(retryMs: number): void
+}
+
+/** A class and no object of closures: one is made for every call. */
+class RelayLeg implements Leg {
+  readonly cancellation: Cancellation
+  readonly client: ClientFacts
+  readonly principal: string
+  readonly wantsProgress: boolean
+  readonly #origin: Origin
+  readonly #progress: Progress | undefined
+
+  constructor(
+    origin: Origin,
+    progress: Progress | undefined,
+    readonly tool: string | undefined,
+    readonly repeatable: boolean,
+    readonly headers: Leg['headers']
+  ) {
+    this.cancellation = origin.cancellation
+    this.client = origin.client
+    this.principal = origin.key.id
+    this.wantsProgress = progress !== undefined
+    this.#origin = origin
+    this.#progress = progress
+  }
+
+  onNotification(notification: RpcNotification): void {
+    switch (notification.method) {
+      case 'notifications/progress':
+        return this.#progress?.heard(notification)
+      case 'notifications/message':
+        if (isLoud(notification.params?.level, this.#origin.logLevel)) this.#origin.notify(notification)
+        return
+      // An upstream's cancellations are about requests of its own.
+      case 'notifications/cancelled':
+        return
+      default:
+        this.#origin.notify(notification)
+    }
+  }
+
+  onPause(retryMs: number): void {
+    this.#origin.pause?.(retryMs)
+  }
+}
+
+/** The leg of a tool call. @param upstream what the server speaks. */
+export function callLeg(
+  origin: Origin,
+  params: Json,
+  entry: ToolEntry,
+  upstream: Era | undefined,
+  progress: Progress | undefined
+): Leg {
+  const { headers } = origin
+  const all = upstream === 'modern' ? { ...headers, ...mirrored(origin, params, entry) } : headers
+  return new RelayLeg(origin, progress, entry.wireName, entry.repeatable, all)
+}
+
+/** The leg of any other request: none of them changes anything, so it may be sent again. */
+export function askLeg(origin: Origin, progress: Progress | undefined): Leg {
+  return new RelayLeg(origin, progress, undefined, true, origin.headers)
+}
+
+/** The params of a tool call under the server's own names. */
+export function wireParams(params: Json, { wireName, renamedArguments }: ToolEntry): Json {
+  if (!renamedArguments || !isObject(params.arguments)) return { ...params, name: wireName }
+  const renamed = Object.entries(params.arguments).map(
+    ([key, value]) => [renamedArguments.get(key) ?? key, value] as const
+  )
+  return { ...params, name: wireName, arguments: Object.fromEntries(renamed) }
+}
+
+/** What tells the caller of progress; undefined if it gave no token. @param timeout seconds of silence. */
+export function progressOf(
+  origin: Origin,
+  timeout: number,
+  named: { readonly server: string; readonly wireName: string },
+  params: Json
+): Progress | undefined {
+  const token = isObject(params._meta) ? params._meta.progressToken : undefined
+  if (typeof token !== 'string' && typeof token !== 'number') return undefined
+  return createProgress({
+    token,
+    send: notification => origin.notify(notification),
+    describe: silentMs => {
+      const left = Math.max(Math.round(timeout - silentMs / 1000), 0)
+      return `waiting for "${named.wireName}" of server "${named.server}": silent for ${Math.round(silentMs / 1000)} s, given up after another ${left} s of silence`
+    }
+  })
+}
+
+/** A modern client's headers must mirror the arguments the schema says they do; asked only once the tool may be seen. */
+export function mirrorFault(
+  { era, paramHeaders: given }: Origin,
+  { paramAnnotations }: ToolEntry,
+  params: Json
+): string | undefined {
+  if (era === 'legacy' || paramAnnotations.size === 0 || !given) return undefined
+  return checkParamHeaders(given, paramAnnotations, params.arguments)
+}
+
+/** What a modern HTTP server must find in headers is made anew from the arguments; what no annotation knows passes. */
+function mirrored(
+  { paramHeaders: given }: Origin,
+  params: Json,
+  { paramAnnotations }: ToolEntry
+): Record<string, string> {
+  const unknown = Object.entries(given ?? {}).filter(([name]) => !paramAnnotations.has(name.slice('mcp-param-'.length)))
+  return { ...Object.fromEntries(unknown), ...paramHeaders(paramAnnotations, params.arguments) }
+}
