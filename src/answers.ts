@@ -15,6 +15,10 @@ export interface Between {
   readonly from: { readonly era: Era; readonly capabilities: Json }
   /** A URI of that server as the caller is shown it. */
   readonly shownUri: (uri: string) => string
+  /** A task id of that server as the caller is shown it. */
+  readonly shownTask: (id: string) => string
+  /** The request was about a task. */
+  readonly isTask: boolean
 }
 
 /** The upstream's answer in the caller's era. @throws SwitchboardError for what this client must not be shown. */
@@ -38,7 +42,7 @@ function adjustedError({ error }: Answer, { to }: Between): Answer {
 }
 
 /** @param whole the answer's result with what was added to it. */
-function adjusted(answer: Answer, whole: Json, { to, from, shownUri }: Between): Answer {
+function adjusted(answer: Answer, whole: Json, { to, from, shownUri, shownTask, isTask }: Between): Answer {
   const { result = {} } = answer
   const text = answer.result ? answer.text : undefined
   if (from.era === 'modern' && !understandsResult(result, to.capabilities, from.capabilities)) {
@@ -49,7 +53,9 @@ function adjusted(answer: Answer, whole: Json, { to, from, shownUri }: Between):
       { dispatched: true }
     )
   }
-  const shown = withShownUris(whole, shownUri)
+  const hasTask = from.era === 'modern' && (isTask || result.resultType === 'task')
+  const untasked = withShownUris(whole, shownUri)
+  const shown = hasTask ? withShownTask(untasked, shownTask) : untasked
   const final = adjustResult(shown, from.era, to.era)
   if (final === result) return answer
   if (shown !== result || text === undefined || to.era === 'legacy' || Object.keys(result).length === 0)
@@ -58,9 +64,16 @@ function adjusted(answer: Answer, whole: Json, { to, from, shownUri }: Between):
   return { result: final, text: `{"resultType":"complete",${text.slice(1)}` }
 }
 
+/** A call that became a task, or what became of one (Tasks extension); its own result is shown like any other. */
+function withShownTask(result: Json, shownTask: Between['shownTask']): Json {
+  return typeof result.taskId === 'string' ? { ...result, taskId: shownTask(result.taskId) } : result
+}
+
 /** URIs where a client will take them for such: links and embedded resources in content, messages and contents. */
 function withShownUris(result: Json, shownUri: Between['shownUri']): Json {
-  const { content, messages, contents } = result
+  const { content, messages, contents, result: inner, taskId } = result
+  // A task that is done holds the result of its call.
+  if (typeof taskId === 'string' && isObject(inner)) return { ...result, result: withShownUris(inner, shownUri) }
   if (Array.isArray(content)) return changed(result, 'content', content, item => inContent(item, shownUri))
   if (Array.isArray(contents)) return changed(result, 'contents', contents, item => withUri(item, shownUri))
   if (!Array.isArray(messages)) return result

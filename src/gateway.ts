@@ -27,6 +27,7 @@ import { createKeyRing, newSecret, type KeyRing } from './policy/keys.js'
 import { createLimits } from './policy/limits.js'
 import { createRelay, type Snapshot } from './relay.js'
 import type { State } from './state.js'
+import { createTaskIds } from './tasks.js'
 import type { Verdict } from './upstream/connect.js'
 import { Upstream, type UpstreamStatus } from './upstream/upstream.js'
 import { version } from './version.js'
@@ -115,12 +116,14 @@ export async function startGateway({ config, state, log }: GatewayOptions): Prom
     writeAudit(record)
     metrics.call(record)
   }
+  const sealer = createSealer({ secrets: sealSecrets(config, state) })
   const relay = createRelay({
     snapshot: () => snapshot,
     onList,
     limits: createLimits(),
     audit,
-    serverInfo
+    serverInfo,
+    taskIds: createTaskIds(sealer)
   })
   const counted: typeof relay = {
     ...relay,
@@ -151,7 +154,7 @@ export async function startGateway({ config, state, log }: GatewayOptions): Prom
   const modern = createModern({ relay: counted, listeners, serverInfo, held })
   const sse = createSse({ legacy, listeners, held })
   const sessionStreams = createSessionStreams({ relay, listeners, held, replays: createReplays() })
-  const sessions = createSessions({ sealer: createSealer({ secrets: sealSecrets(config, state) }) })
+  const sessions = createSessions({ sealer })
   const app = createApp({
     guard: { ...config.listen, loopback: isLoopback(config.listen.host) },
     keys: () => keyRing,

@@ -81,9 +81,9 @@ export function callLeg(
   return new RelayLeg(origin, progress, entry.wireName, entry.repeatable, all)
 }
 
-/** The leg of any other request: none of them changes anything, so it may be sent again. */
-export function askLeg(origin: Origin, progress: Progress | undefined): Leg {
-  return new RelayLeg(origin, progress, undefined, true, origin.headers)
+/** The leg of any other request. @param repeatable it changes nothing, so it may be sent again. */
+export function askLeg(origin: Origin, progress: Progress | undefined, repeatable: boolean): Leg {
+  return new RelayLeg(origin, progress, undefined, repeatable, origin.headers)
 }
 
 /** The params of a tool call under the server's own names. */

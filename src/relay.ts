@@ -23,7 +23,8 @@ import { metaKey, type Era } from './wire/era.js'
 import { isObject, type Answer, type Json, type RpcError, type RpcNotification } from './wire/json-rpc.js'
 import type { ClientFacts, Leg } from './wire/leg.js'
 import { listRows, type ChangeKind, type ListKind, type Offer } from './wire/lists.js'
-import { askables, findTool, maySee, type Target } from './targets.js'
+import { type Askable, createAskables, findTool, maySee, type Target } from './targets.js'
+import type { TaskIds } from './tasks.js'
 
 /** One downstream request until its final answer, as the lane sees it. */
 export interface Exchange {
@@ -64,6 +65,8 @@ export interface RelayUpstream {
   listDoubtful(kind: ListKind): void
   /** Has `listener` told when that resource is updated. @throws SwitchboardError when the server refuses. */
   subscribe(uri: string, listener: (uri: string) => void): Promise<() => void>
+  /** Has `listener` told what becomes of that task. @throws SwitchboardError when the server refuses. */
+  watchTask(id: string, listener: (params: Json) => void): Promise<() => void>
   request(method: string, params: Json | undefined, leg: Leg): Promise<Answer>
 }
 
@@ -82,6 +85,7 @@ export interface RelayOptions {
   readonly audit: Audit
   /** The gateway's own `serverInfo`, for merged results of 2026-07-28. */
   readonly serverInfo: Json
+  readonly taskIds: TaskIds
 }
 
 export interface Relay {
@@ -104,15 +108,14 @@ export interface Relay {
    * Has `tell` called with every update of a resource, under the URI this client knows it by.
    * @returns the release, or the error that answers the request.
    */
-  subscribe(
-    asker: Asker,
-    params: Json | undefined,
-    tell: (uri: string) => void
-  ): Promise<
-    | { readonly release: () => void; readonly error?: undefined }
-    | { readonly error: RpcError; readonly release?: undefined }
-  >
+  subscribe(asker: Asker, params: Json | undefined, tell: (uri: string) => void): Promise<Subscribed>
+  /** Has `tell` called with the params of every `notifications/tasks` of that task; undefined if it is none of this key's. */
+  watchTask(asker: Asker, taskId: string, tell: (params: Json) => void): Promise<(() => void) | undefined>
 }
+
+export type Subscribed =
+  | { readonly release: () => void; readonly error?: undefined }
+  | { readonly error: RpcError; readonly release?: undefined }
 
 /** What a name means to a key: a tool and its server, a tool it does not see, or nothing. */
 interface Found {
@@ -124,7 +127,8 @@ interface Found {
 /** How long a list waits for servers that have never answered. */
 const firstListMs = 5000
 
-export function createRelay({ snapshot, onList, limits, audit, serverInfo }: RelayOptions): Relay {
+export function createRelay({ snapshot, onList, limits, audit, serverInfo, taskIds }: RelayOptions): Relay {
+  const askables = createAskables(taskIds)
   const modernMembers = Buffer.from(
     `,"cacheScope":"private","resultType":"complete","_meta":${JSON.stringify({ [metaKey.serverInfo]: serverInfo })}`
   )
@@ -183,7 +187,7 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo }: Rel
       const answer = bridgedCall(
         await request(exchange, upstream, entry, params),
         entry,
-        between(exchange, upstream, entry.server)
+        between(exchange, upstream, entry.server, entry.wireName)
       )
       if (answer.error) record('rpc_error', answer.error.code)
       else record(answer.result?.isError === true ? 'is_error' : 'ok')
@@ -243,7 +247,7 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo }: Rel
     const name = askable?.nameOf(params)
     if (!askable || name === undefined) return invalid(askable?.expected ?? `no such method: ${method}`)
     const { target, upstream, denied } = await locate(exchange, (catalog, sight) =>
-      askable.find(catalog, { sight, scope: exchange.scope }, params)
+      askable.find(catalog, { sight, scope: exchange.scope }, params, exchange.key.id)
     )
     const record = (outcome: Outcome, code?: number) =>
       audit({
@@ -252,7 +256,7 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo }: Rel
         era: exchange.era,
         method,
         server: (target ?? denied)?.server,
-        tool: (target ?? denied)?.wireName ?? name,
+        tool: (target ?? denied)?.about ?? (target ?? denied)?.wireName ?? name,
         outcome,
         code,
         ms: performance.now() - begun
@@ -270,9 +274,12 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo }: Rel
       const unable = method === 'completion/complete' && capabilities && !('completions' in capabilities)
       const answer: Answer = unable
         ? { result: { completion: { values: [] } } }
-        : await upstream.request(method, target.params, askLeg(exchange, progress))
+        : await upstream.request(method, target.params, askLeg(exchange, progress, !askable.isOnce))
       if (answer.error && askable.isUnknown(answer.error)) upstream.listDoubtful(askable.kind)
-      const final = bridged(answer, between(exchange, upstream, target.server))
+      const final = bridged(
+        answer,
+        between(exchange, upstream, target.server, target.about ?? '', target.about !== undefined)
+      )
       record(final.error ? 'rpc_error' : 'ok', final.error?.code)
       return askable.isCacheable && final.result ? { result: withCacheMembers(final.result, exchange.era) } : final
     } catch (thrown) {
@@ -309,9 +316,11 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo }: Rel
       return {
         error: { code: errorTable.invalid_params.rpc, message: 'expected params.uri to be the URI of a resource' }
       }
-    const read = askables['resources/read'] as (typeof askables)[string]
+    const read = askables['resources/read'] as Askable
     const { key, scope, era } = asker
-    const { target, upstream } = await locate(asker, (catalog, sight) => read.find(catalog, { sight, scope }, params))
+    const { target, upstream } = await locate(asker, (catalog, sight) =>
+      read.find(catalog, { sight, scope }, params, key.id)
+    )
     if (!target || !upstream) return { error: read.unknown(uri, era) }
     const declared = upstream.offer.capabilities?.resources
     if (upstream.offer.capabilities && !(isObject(declared) && declared.subscribe === true))
@@ -330,10 +339,26 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo }: Rel
     }
   }
 
-  const between = ({ era, client, key, scope }: Exchange, upstream: RelayUpstream, server: string): Between => ({
+  const watchTask: Relay['watchTask'] = async ({ key, scope }, taskId, tell) => {
+    const { catalog, upstreams } = snapshot()
+    const target = askables['tasks/get']?.find(catalog, { sight: key.policy, scope }, { taskId }, key.id)
+    const upstream = target && upstreams.get(target.server)
+    if (!target || !upstream) return undefined
+    return upstream.watchTask(target.wireName, params => tell({ ...params, taskId })).catch(() => undefined)
+  }
+
+  const between = (
+    { era, client, key, scope }: Exchange,
+    upstream: RelayUpstream,
+    server: string,
+    tool: string,
+    isTask = false
+  ): Between => ({
     to: { era, capabilities: client.capabilities },
     from: { era: upstream.era ?? 'legacy', capabilities: upstream.info?.capabilities ?? {} },
-    shownUri: uri => snapshot().catalog.shownUri({ sight: key.policy, scope }, server, uri)
+    shownUri: uri => snapshot().catalog.shownUri({ sight: key.policy, scope }, server, uri),
+    shownTask: id => taskIds.seal({ server, tool, id }, key.id),
+    isTask
   })
 
   return {
@@ -362,7 +387,8 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo }: Rel
     list,
     callTool,
     ask,
-    subscribe
+    subscribe,
+    watchTask
   }
 }
 

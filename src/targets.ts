@@ -8,6 +8,7 @@ import type { Viewer } from './catalog/routing.js'
 import type { Catalog } from './catalog/snapshot.js'
 import type { Era } from './wire/era.js'
 import { isObject, type Json, type RpcError } from './wire/json-rpc.js'
+import type { TaskIds } from './tasks.js'
 import type { ChangeKind } from './wire/lists.js'
 
 /** Found: whose it is, the server's own name or URI of it, and the params as the server must get them. */
@@ -15,6 +16,8 @@ export interface Target {
   readonly server: string
   readonly wireName: string
   readonly params: Json
+  /** What it is about, for the audit trail, where that is not its wire name. */
+  readonly about?: string
 }
 
 export interface Askable {
@@ -24,12 +27,14 @@ export interface Askable {
   readonly expected: string
   /** The name, URI or template the params name; undefined when they do not. */
   nameOf(params: Json): string | undefined
-  find(catalog: Catalog, viewer: Viewer, params: Json): Target | undefined
+  find(catalog: Catalog, viewer: Viewer, params: Json, keyId: string): Target | undefined
   /** The answer when there is no such thing, or none that may be seen. */
   unknown(name: string, era: Era): RpcError
   /** Whether a server's error says that it does not know what it listed. */
   isUnknown(error: RpcError): boolean
   readonly isCacheable?: boolean
+  /** Running it twice would change something. @default false */
+  readonly isOnce?: boolean
 }
 
 const text = (value: unknown): string | undefined => (typeof value === 'string' ? value : undefined)
@@ -93,10 +98,35 @@ const completion: Askable = {
   isUnknown: () => false
 }
 
-export const askables: Readonly<Record<string, Askable>> = {
-  'prompts/get': prompt,
-  'resources/read': resource,
-  'completion/complete': completion
+/** A task leads back to the server that made it, for the key it was made for, as long as that may see its tool. */
+function task(taskIds: TaskIds): Askable {
+  return {
+    kind: 'tools',
+    expected: 'expected params.taskId to be the id of a task',
+    nameOf: ({ taskId }) => text(taskId),
+    find(_catalog, { sight, scope }, params, keyId) {
+      const found = taskIds.open(params.taskId as string, keyId)
+      if (!found || !(scope.servers?.includes(found.server) ?? true)) return undefined
+      if (!sight.sees(found.server, 'tools', found.tool)) return undefined
+      const { server, tool, id } = found
+      return { server, wireName: id, params: { ...params, taskId: id }, about: tool }
+    },
+    unknown: () => ({ code: invalidParams, message: 'Unknown task' }),
+    isUnknown: () => false
+  }
+}
+
+export type Askables = Readonly<Record<string, Askable>>
+
+export function createAskables(taskIds: TaskIds): Askables {
+  return {
+    'prompts/get': prompt,
+    'resources/read': resource,
+    'completion/complete': completion,
+    'tasks/get': task(taskIds),
+    'tasks/update': { ...task(taskIds), isOnce: true },
+    'tasks/cancel': task(taskIds)
+  }
 }
 
 function findPrompt(

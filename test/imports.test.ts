@@ -14,6 +14,7 @@ const table: Record<string, { may: readonly string[]; types?: readonly string[] 
   gateway: {
     may: [
       'relay',
+      'tasks',
       'backchannel',
       'config',
       'downstream',
@@ -27,10 +28,11 @@ const table: Record<string, { may: readonly string[]; types?: readonly string[] 
       'version'
     ]
   },
-  relay: { may: ['answers', 'targets', 'legs', 'catalog', 'policy', 'errors', 'wire', 'observe'] },
+  relay: { may: ['answers', 'targets', 'legs', 'tasks', 'catalog', 'policy', 'errors', 'wire', 'observe'] },
   answers: { may: ['catalog', 'errors', 'wire', 'observe'] },
   legs: { may: ['catalog', 'wire'] },
-  targets: { may: ['catalog', 'errors', 'wire'] },
+  targets: { may: ['catalog', 'tasks', 'errors', 'wire'] },
+  tasks: { may: ['wire'] },
   backchannel: { may: ['catalog', 'policy', 'errors', 'wire', 'observe'] },
   downstream: { may: ['relay', 'backchannel', 'policy', 'errors', 'wire', 'observe'], types: ['catalog'] },
   upstream: { may: ['errors', 'wire', 'observe'], types: ['config'] },

@@ -61,7 +61,9 @@ describe('a result passed on', () => {
   const between = (from: 'legacy' | 'modern', to: 'legacy' | 'modern') => ({
     from: { era: from, capabilities: {} },
     to: { era: to, capabilities: {} },
-    shownUri: (uri: string) => uri
+    shownUri: (uri: string) => uri,
+    shownTask: (id: string) => id,
+    isTask: false
   })
   const content = '"content":[{"type":"text","text":"a\\u00e9"}],"n":1.0'
 

@@ -3,7 +3,7 @@
  * their instructions, labelled. Clients keep both for as long as a conversation lasts, while servers come and go: so
  * neither depends on what is up at the moment, and a server nobody has heard of counts as able.
  */
-import type { Era } from '../wire/era.js'
+import { tasksExtension, type Era } from '../wire/era.js'
 import { isObject, type Json } from '../wire/json-rpc.js'
 import { changeKinds, type ChangeKind } from '../wire/lists.js'
 import type { Catalog, ServerPart } from './snapshot.js'
@@ -46,6 +46,8 @@ export function capabilitiesOf(catalog: Catalog, audience: Audience, era: Era): 
     const declared = offer.capabilities?.extensions
     return isObject(declared) ? (mergedSettings(merged, declared) as Json) : merged
   }, {})
+  // Tasks of 2026-07-28 need its envelope; those of 2025-11-25 are others, and not bridged.
+  if (era === 'legacy') delete extensions[tasksExtension]
   if (Object.keys(extensions).length > 0) capabilities.extensions = extensions
   return capabilities
 }

@@ -14,7 +14,7 @@ import type { LiveState } from './live-state.js'
 import { errorAnswer, replyAnswer } from './reply.js'
 
 export interface ListenOptions {
-  readonly relay: Pick<Relay, 'describe' | 'subscribe'>
+  readonly relay: Pick<Relay, 'describe' | 'subscribe' | 'watchTask'>
   readonly listeners: Listeners
   readonly held: LiveState
   /** The ends of all open ones, for a shutdown. */
@@ -39,7 +39,7 @@ export async function listen(
   const early: Json[] = []
   const open: { stream?: EventStream; closed?: boolean } = {}
   const send = (notification: { readonly method: string; readonly params?: Json }) => {
-    const message = { jsonrpc: '2.0', method: notification.method, params: { ...notification.params, _meta } }
+    const message = { jsonrpc: '2.0', method: notification.method, params: withMeta(notification.params, _meta) }
     if (open.stream) open.stream.send(JSON.stringify(message))
     else early.push(message)
   }
@@ -55,11 +55,11 @@ export async function listen(
   if (changes.length > 0)
     releases.push(listeners.add({ key, scope, changes, tell: change => send(changeNotice(change)) }))
 
+  const asker = { key, scope, era: 'modern' } as const
   if (Array.isArray(wanted.resourceSubscriptions)) {
-    const uris = [...new Set(wanted.resourceSubscriptions.filter(uri => typeof uri === 'string'))].slice(0, maxUris)
+    const uris = texts(wanted.resourceSubscriptions)
     const answers = await Promise.all(
       uris.map(async uri => {
-        const asker = { key, scope, era: 'modern' } as const
         const tell = (updated: string) => send({ method: 'notifications/resources/updated', params: { uri: updated } })
         const { release } = await relay.subscribe(asker, { uri }, tell)
         if (release) releases.push(release)
@@ -67,6 +67,16 @@ export async function listen(
       })
     )
     honoured.resourceSubscriptions = answers.flat()
+  }
+  if (Array.isArray(wanted.taskIds)) {
+    const watched = await Promise.all(
+      texts(wanted.taskIds).map(async taskId => {
+        const release = await relay.watchTask(asker, taskId, params => send({ method: 'notifications/tasks', params }))
+        if (release) releases.push(release)
+        return release ? [taskId] : []
+      })
+    )
+    honoured.taskIds = watched.flat()
   }
   if (open.closed) return release()
 
@@ -76,4 +86,11 @@ export async function listen(
   const stream = (open.stream = new EventStream(res))
   send({ method: 'notifications/subscriptions/acknowledged', params: { notifications: honoured } })
   for (const message of early) stream.send(JSON.stringify(message))
+}
+
+const texts = (list: readonly unknown[]) =>
+  [...new Set(list.filter(item => typeof item === 'string'))].slice(0, maxUris)
+
+function withMeta(params: Json | undefined, ours: Json): Json {
+  return { ...params, _meta: { ...(isObject(params?._meta) && params._meta), ...ours } }
 }

@@ -5,13 +5,13 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { SwitchboardError, toSwitchboardError } from '../errors.js'
 import type { Relay } from '../relay.js'
-import { metaKey, modernVersion } from '../wire/era.js'
-import type { Answer, Json, RpcRequest } from '../wire/json-rpc.js'
+import { metaKey, modernVersion, tasksExtension } from '../wire/era.js'
+import { isObject, type Answer, type Json, type RpcRequest } from '../wire/json-rpc.js'
 import type { ClientFacts } from '../wire/leg.js'
 import { listOf } from '../wire/lists.js'
 import { checkMirroredHeaders } from '../wire/mirrored-headers.js'
 import type { Caller } from './caller.js'
-import { HttpExchange } from './exchange.js'
+import { HttpExchange, type ExchangeOptions } from './exchange.js'
 import { listen } from './listen.js'
 import type { Listeners } from './listeners.js'
 import type { LiveState } from './live-state.js'
@@ -19,6 +19,17 @@ import { errorAnswer, replyAnswer, replyRefusal } from './reply.js'
 
 /** Answers that say what is wrong with the request itself: headers that do not mirror it, a capability it lacks. */
 const refusedAs400: ReadonlySet<number | undefined> = new Set([-32020, -32021])
+
+/** What becomes of tasks is told only to clients that can make sense of it (Tasks extension, Capabilities). */
+const knowsTasks = ({ capabilities }: ClientFacts) =>
+  isObject(capabilities.extensions) && tasksExtension in capabilities.extensions
+const tasksRequired: Answer = {
+  error: {
+    code: -32021,
+    message: 'This request needs a client that declares the tasks extension.',
+    data: { requiredCapabilities: { extensions: { [tasksExtension]: {} } } }
+  }
+}
 
 export interface ModernOptions {
   readonly relay: Relay
@@ -65,9 +76,15 @@ export function createModern({ relay, listeners, serverInfo, held }: ModernOptio
     }
   }
 
+  async function answer(asked: ExchangeOptions, message: RpcRequest): Promise<void> {
+    const exchange = new HttpExchange(asked)
+    const answer = await call(exchange, message)
+    exchange.finish(answer, refusedAs400.has(answer.error?.code) ? 400 : 200)
+  }
+
   return {
     async handle(caller, message, client, req, res) {
-      const { id, method } = message
+      const { id, method, params } = message
       const mismatch =
         req.headers['mcp-protocol-version'] === undefined
           ? 'the MCP-Protocol-Version header is missing'
@@ -79,7 +96,14 @@ export function createModern({ relay, listeners, serverInfo, held }: ModernOptio
         case 'server/discover':
           return new HttpExchange(asked).finish({ result: discoverResult(caller) })
         case 'subscriptions/listen':
+          if (isObject(params?.notifications) && 'taskIds' in params.notifications && !knowsTasks(client))
+            return replyAnswer(res, id, tasksRequired, 400)
           return listen({ relay, listeners, held, subscriptions }, caller, message, res)
+        case 'tasks/get':
+        case 'tasks/update':
+        case 'tasks/cancel':
+          if (!knowsTasks(client)) return replyAnswer(res, id, tasksRequired, 400)
+          return answer(asked, message)
         case 'tools/list':
         case 'prompts/list':
         case 'resources/list':
@@ -87,11 +111,8 @@ export function createModern({ relay, listeners, serverInfo, held }: ModernOptio
         case 'tools/call':
         case 'prompts/get':
         case 'resources/read':
-        case 'completion/complete': {
-          const exchange = new HttpExchange(asked)
-          const answer = await call(exchange, message)
-          return exchange.finish(answer, refusedAs400.has(answer.error?.code) ? 400 : 200)
-        }
+        case 'completion/complete':
+          return answer(asked, message)
         default:
           return replyAnswer(res, id, errorAnswer('method_not_found', `Method not found: ${method.slice(0, 128)}`), 404)
       }

@@ -2,7 +2,7 @@
  * Everything one server offers, kept current: its lists, what it declared and said of itself. What was last known stays
  * until something newer is complete, whatever happens to the link.
  */
-import type { RpcNotification } from '../wire/json-rpc.js'
+import type { Json, RpcNotification } from '../wire/json-rpc.js'
 import { listKinds, listRows, type ListKind, type Offer } from '../wire/lists.js'
 import { KeptList } from './kept-list.js'
 import type { GatewayIdentity, Link } from './link.js'
@@ -118,6 +118,11 @@ export class KeptOffer {
   /** @see Standing.subscribe */
   subscribe(uri: string, listener: OnUpdated): Promise<() => void> {
     return this.#standing.subscribe(uri, listener)
+  }
+
+  /** @see Standing.watchTask */
+  watchTask(id: string, listener: (params: Json) => void): Promise<() => void> {
+    return this.#standing.watchTask(id, listener)
   }
 
   setLevel(level: string): void {

@@ -7,6 +7,7 @@
  */
 import { reasonOf, SwitchboardError } from '../errors.js'
 import { Cancellation } from '../wire/cancellation.js'
+import { tasksExtension } from '../wire/era.js'
 import { isObject, type Json, type RpcNotification } from '../wire/json-rpc.js'
 import { changeFilter, changeKinds, listChanged, type ChangeKind } from '../wire/lists.js'
 import type { GatewayIdentity, Link } from './link.js'
@@ -27,12 +28,18 @@ export interface StandingOptions {
 /** Told with the URI that was updated, in the server's own spelling. */
 export type OnUpdated = (uri: string) => void
 
+const filterMember = { resource: 'resourceSubscriptions', task: 'taskIds' } as const
 /** A subscription nobody needs any more is kept for a while: clients come back. */
 const linger = 30_000
 const none = Promise.resolve()
 
+/** What is waited for: updates of resources, or what becomes of tasks (Tasks extension). */
+type Topic = 'resource' | 'task'
+
 interface Subscription {
-  readonly listeners: Set<OnUpdated>
+  readonly topic: Topic
+  readonly name: string
+  readonly listeners: Set<(params: Json) => void>
   /** Resolves when the server has agreed; rejects with its refusal. */
   placed: Promise<void>
   refused?: boolean
@@ -66,7 +73,7 @@ export class Standing {
     this.#link = link
     this.#attempts = 0
     if (link.info.era === 'modern') this.#listen()
-    else for (const [uri, subscription] of this.#subscriptions) this.#put(subscription, this.#place(uri))
+    else for (const subscription of this.#subscriptions.values()) this.#put(subscription, this.#place(subscription))
     this.#sendLevel()
   }
 
@@ -87,21 +94,35 @@ export class Standing {
 
   /**
    * Has `listener` told of updates until the returned release is called. The same URI is asked for once.
-   * @throws SwitchboardError when the server refuses, or is not there.
+   * @throws SwitchboardError when the server refuses, or does not answer.
    */
-  async subscribe(uri: string, listener: OnUpdated): Promise<() => void> {
-    let subscription = this.#subscriptions.get(uri)
-    if (!subscription)
-      this.#subscriptions.set(uri, (subscription = { listeners: new Set(), placed: none, refused: true }))
+  subscribe(uri: string, listener: OnUpdated): Promise<() => void> {
+    return this.#want('resource', uri, params => listener(params.uri as string))
+  }
+
+  /** The same for what becomes of a task: `listener` gets the params of `notifications/tasks`. */
+  watchTask(id: string, listener: (params: Json) => void): Promise<() => void> {
+    return this.#want('task', id, listener)
+  }
+
+  async #want(topic: Topic, name: string, listener: (params: Json) => void): Promise<() => void> {
+    const key = `${topic} ${name}`
+    let subscription = this.#subscriptions.get(key)
+    if (!subscription) {
+      subscription = { topic, name, listeners: new Set(), placed: none, refused: true }
+      this.#subscriptions.set(key, subscription)
+    }
     const { listeners } = subscription
-    if (subscription.refused)
-      this.#put(subscription, this.#link?.info.era === 'modern' ? this.#widen(uri) : this.#place(uri))
-    const own: OnUpdated = updated => listener(updated)
+    if (subscription.refused) {
+      const isModern = this.#link?.info.era === 'modern'
+      this.#put(subscription, isModern ? this.#widen(subscription) : this.#place(subscription))
+    }
+    const own = (params: Json) => listener(params)
     listeners.add(own)
     clearTimeout(subscription.timer)
     const release = (lingerMs: number) => {
       if (!listeners.delete(own) || listeners.size > 0) return
-      subscription.timer = setTimeout(() => this.#drop(uri, subscription), lingerMs)
+      subscription.timer = setTimeout(() => this.#drop(key, subscription), lingerMs)
       subscription.timer.unref()
     }
     try {
@@ -121,9 +142,14 @@ export class Standing {
   }
 
   /** A notification that belongs to no request; false when it is none of ours. */
-  notified({ method, params }: RpcNotification): boolean {
+  notified({ method, params = {} }: RpcNotification): boolean {
     if (method === 'notifications/resources/updated') {
-      if (typeof params?.uri === 'string') this.#updated(params.uri)
+      if (typeof params.uri === 'string') this.#updated(params.uri)
+      return true
+    }
+    if (method === 'notifications/tasks') {
+      for (const listener of [...(this.#subscriptions.get(`task ${String(params.taskId)}`)?.listeners ?? [])])
+        listener(params)
       return true
     }
     const change = changeKinds.find(kind => method === listChanged(kind))
@@ -133,17 +159,19 @@ export class Standing {
 
   /** A server may name a part of what was subscribed to (2025-11-25, Resources: Subscriptions). */
   #updated(uri: string): void {
-    for (const [wanted, { listeners }] of this.#subscriptions) {
-      if (uri !== wanted && !uri.startsWith(wanted.endsWith('/') ? wanted : `${wanted}/`)) continue
-      for (const listener of [...listeners]) listener(uri)
+    for (const { topic, name, listeners } of this.#subscriptions.values()) {
+      if (topic !== 'resource') continue
+      if (uri !== name && !uri.startsWith(name.endsWith('/') ? name : `${name}/`)) continue
+      for (const listener of [...listeners]) listener({ uri })
     }
   }
 
-  async #place(uri: string): Promise<void> {
+  async #place({ topic, name }: Subscription): Promise<void> {
     const link = this.#link
     // A server that is down is asked when it is back; the caller need not wait for that.
     if (!link) return
-    await this.#request(link, 'resources/subscribe', { uri })
+    if (topic === 'task') throw this.#refusal('it does not speak of tasks')
+    await this.#request(link, 'resources/subscribe', { uri: name })
   }
 
   #put(subscription: Subscription, placed: Promise<void>): void {
@@ -152,16 +180,16 @@ export class Standing {
     placed.catch(() => (subscription.refused = true))
   }
 
-  #drop(uri: string, subscription: Subscription): void {
+  #drop(key: string, subscription: Subscription): void {
     if (subscription.listeners.size > 0) return
-    this.#subscriptions.delete(uri)
+    this.#subscriptions.delete(key)
     const link = this.#link
     if (!link || (subscription.refused && link.info.era === 'legacy')) return
     if (link.info.era === 'modern') this.#listen()
-    else void this.#request(link, 'resources/unsubscribe', { uri }).catch(() => {})
+    else void this.#request(link, 'resources/unsubscribe', { uri: subscription.name }).catch(() => {})
   }
 
-  async #widen(uri: string): Promise<void> {
+  async #widen({ topic, name }: Subscription): Promise<void> {
     this.#listen()
     for (let stream = this.#stream; stream; stream = this.#stream) {
       const honoured = await stream.acknowledged.catch((error: unknown) => {
@@ -170,9 +198,9 @@ export class Standing {
       })
       // Somebody else wanted more in the meantime: the newer stream speaks for all.
       if (!honoured) continue
-      const uris = honoured.resourceSubscriptions
-      if (Array.isArray(uris) && uris.includes(uri)) return
-      throw this.#refusal('it does not take subscriptions for this resource')
+      const names = honoured[filterMember[topic]]
+      if (Array.isArray(names) && names.includes(name)) return
+      throw this.#refusal(`it does not take subscriptions for this ${topic}`)
     }
   }
 
@@ -196,7 +224,10 @@ export class Standing {
   #filter(link: Link): Json {
     const filter: Json = {}
     for (const change of changeKinds) if (declares(link, change)) filter[changeFilter(change)] = true
-    if (this.#subscriptions.size > 0) filter.resourceSubscriptions = [...this.#subscriptions.keys()]
+    for (const { topic, name } of this.#subscriptions.values()) {
+      const names = (filter[filterMember[topic]] ??= []) as string[]
+      names.push(name)
+    }
     return filter
   }
 
@@ -229,7 +260,7 @@ export class Standing {
           { notifications: wanted },
           {
             cancellation,
-            client: ownFacts(identity),
+            client: { ...ownFacts(identity), capabilities: { extensions: { [tasksExtension]: {} } } },
             wantsProgress: false,
             onNotification: notification => {
               if (notification.method !== 'notifications/subscriptions/acknowledged')

@@ -148,6 +148,11 @@ export class Upstream {
     return this.#kept.subscribe(uri, listener)
   }
 
+  /** Has `listener` told what becomes of that task. @throws SwitchboardError when refused. */
+  watchTask(id: string, listener: (params: Json) => void): Promise<() => void> {
+    return this.#kept.watchTask(id, listener)
+  }
+
   /** The most talkative level any client wants of it. */
   setLogLevel(level: string): void {
     this.#kept.setLevel(level)

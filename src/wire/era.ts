@@ -183,7 +183,7 @@ export function adjustResult(result: Json, from: Era, to: Era): Json {
   return rest
 }
 
-const tasksExtension = 'io.modelcontextprotocol/tasks'
+export const tasksExtension = 'io.modelcontextprotocol/tasks'
 
 /**
  * Whether this client can make sense of a result of that type. `complete` always; `task` if it declared the extension;
