@@ -25,6 +25,7 @@ import { createLimits } from './policy/limits.js'
 import { createRelay, type Snapshot } from './relay.js'
 import type { State } from './state.js'
 import type { Verdict } from './upstream/connect.js'
+import { createOrphans } from './upstream/orphans.js'
 import { Upstream, type UpstreamStatus } from './upstream/upstream.js'
 import { version } from './version.js'
 import { createSealer } from './wire/sealing.js'
@@ -155,12 +156,15 @@ export async function startGateway({ config, state, log }: GatewayOptions): Prom
   })
   const url = await server.listen(config.listen.host, config.listen.port)
 
+  const orphans = createOrphans({ store: state, log })
+  void orphans.reap()
   for (const serverConfig of config.servers) {
     const cached = cache.get(serverConfig)
     const upstream: Upstream = new Upstream({
       config: serverConfig,
       identity,
       log,
+      orphans,
       ...(cached && { cachedTools: cached.tools }),
       ...(cached?.verdict && { verdict: cached.verdict }),
       onTools: changed => {
@@ -186,6 +190,7 @@ export async function startGateway({ config, state, log }: GatewayOptions): Prom
     await server.answered(deadline)
     await Promise.all([...upstreams.values()].map(upstream => upstream.close()))
     await server.close()
+    orphans.close()
     cache.flush()
     metrics.close()
     state.close()

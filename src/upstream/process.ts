@@ -6,8 +6,11 @@
 import { spawn, type ChildProcess } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { StringDecoder } from 'node:string_decoder'
+import { markVariable, type Orphans } from './orphans.js'
 
 export interface ChildOptions {
+  /** The id of the server it serves. */
+  readonly server: string
   readonly command: string
   readonly args: readonly string[]
   readonly cwd: string
@@ -21,6 +24,8 @@ export interface ChildOptions {
   readonly onLine?: (line: string) => void
   /** Called once, with a sentence without a full stop, when the child could not be started or is gone. */
   readonly onExit: (reason: string) => void
+  /** Sees to it that nothing of it outlives us, nor leaves its group and stays. */
+  readonly orphans?: Orphans
 }
 
 export interface Child {
@@ -45,20 +50,27 @@ const maxLine = 2000
 
 /** Starts the child. A child that cannot be started is reported through `onExit`, never thrown. */
 export function startChild(options: ChildOptions): Child {
-  const { command, args, cwd, env, speaks, secrets } = options
+  const { server, command, args, cwd, env, speaks, secrets, orphans } = options
   // A secret of several lines, such as a private key, shows line by line.
   const hidden = secrets.flatMap(secret => secret.split(/\r?\n/)).filter(part => part.trim().length >= 8)
   const lines: string[] = []
   let gone = false
   let stopping: Promise<void> | undefined
 
-  const child = spawn(command, [...args], {
+  const mark = orphans?.mark(server)
+  const environment: Record<string, string> = { ...inheritedEnvironment(), ...env }
+  if (mark !== undefined) environment[markVariable] = mark
+  const program = { command, args }
+  const tied = orphans?.tie(program, { cwd, path: environment.PATH }) ?? program
+  const child = spawn(tied.command, [...tied.args], {
     cwd,
-    env: { ...inheritedEnvironment(), ...env },
+    env: environment,
     detached: process.platform !== 'win32',
     windowsHide: true,
     stdio: ['pipe', 'pipe', 'pipe']
   })
+
+  if (mark !== undefined && child.pid !== undefined) orphans?.note(mark, child.pid)
 
   const exited = new Promise<void>(resolve => {
     child.once('exit', () => resolve())
@@ -73,6 +85,11 @@ export function startChild(options: ChildOptions): Child {
     options.onLine?.(text)
   }
   const lastWords = () => (lines.length > 0 ? `; its last words: ${lines.at(-1)}` : '')
+  /** What is left of the group, then what has left the group. */
+  const end = async (termMs: number) => {
+    await endGroup(child, exited, termMs, orphans)
+    if (mark !== undefined) await orphans?.forget(mark)
+  }
   const report = (reason: string) => {
     if (gone) return
     gone = true
@@ -91,7 +108,7 @@ export function startChild(options: ChildOptions): Child {
       clearTimeout(flushed)
       report(how + lastWords())
       // A wrapper (npx, sh -c) may be dead while its server lives on, holding our pipes: the group goes as one.
-      stopping ??= endGroup(child, exited, orphanTermMs)
+      stopping ??= end(orphanTermMs)
       child.stdout.destroy()
       child.stderr.destroy()
     }
@@ -122,19 +139,22 @@ export function startChild(options: ChildOptions): Child {
         if (child.pid === undefined) return
         child.stdin.end()
         if (speaks) await within(exited, graceful.stdinMs)
-        await endGroup(child, exited, graceful.termMs)
+        await end(graceful.termMs)
       })()
       return stopping
     }
   }
 }
 
-async function endGroup(child: ChildProcess, exited: Promise<void>, termMs: number): Promise<void> {
-  if (child.pid === undefined) return
-  if (!signalGroup(child, 'SIGTERM')) return
+async function endGroup(child: ChildProcess, exited: Promise<void>, termMs: number, orphans?: Orphans): Promise<void> {
+  const { pid } = child
+  if (pid === undefined || !signalGroup(child, 'SIGTERM')) return
   const deadline = Date.now() + termMs
   await within(exited, termMs)
-  while (Date.now() < deadline && signalGroup(child, 0)) await sleep(25)
+  for (let pause = 10; Date.now() < deadline && signalGroup(child, 0); pause = Math.min(pause * 2, 200)) {
+    if (orphans && !(await orphans.inhabited(pid))) return
+    await sleep(pause)
+  }
   signalGroup(child, 'SIGKILL')
   await within(exited, 1000)
 }

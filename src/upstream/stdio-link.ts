@@ -10,8 +10,7 @@ import { startChild, type Child, type ChildOptions } from './process.js'
 const maxBacklog = 8 * 1024 * 1024
 const maxMessage = 32 * 1024 * 1024
 
-export interface StdioOptions extends Pick<ChildOptions, 'command' | 'args' | 'cwd' | 'env' | 'secrets' | 'onLine'> {
-  readonly server: string
+export interface StdioOptions extends Omit<ChildOptions, 'speaks' | 'onStdout' | 'onExit'> {
   readonly era: Era
   /** A line on stdout that is no JSON: counted and logged by the owner, never fatal. */
   readonly onNoise?: (bytes: number) => void

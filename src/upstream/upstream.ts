@@ -15,6 +15,7 @@ import type { Leg } from '../wire/leg.js'
 import { connect, type Connection, type Verdict } from './connect.js'
 import { Deadline } from './deadline.js'
 import type { GatewayIdentity, Link, LinkInfo } from './link.js'
+import type { Orphans } from './orphans.js'
 import { Places } from './places.js'
 import { backoffMs, earliestAttempt, healthyMs } from './supervisor.js'
 import { ToolList } from './tool-list.js'
@@ -27,6 +28,8 @@ export interface UpstreamOptions {
   readonly cachedTools?: readonly Json[]
   /** What the server spoke in an earlier run. */
   readonly verdict?: Verdict
+  /** Keeps account of the processes started; none is before it has ended what an earlier gateway left. */
+  readonly orphans?: Orphans
   /** A complete list of tools has arrived; `changed` if it differs from the one before. */
   readonly onTools: (changed: boolean) => void
 }
@@ -324,14 +327,15 @@ export class Upstream {
     const started = (this.#lastAttempt = Date.now())
     this.#become('starting', this.#problem)
     try {
-      await this.#ending
+      const { identity, log, orphans } = this.#options
+      await Promise.all([this.#ending, orphans?.reap()])
       const { config } = this
-      const { identity, log } = this.#options
       const connection = await connect({
         config,
         identity,
         cancellation: this.#attemptEnd,
         ...(this.#verdict && Date.now() - this.#verdict.at < verdictMs && { known: this.#verdict }),
+        ...(orphans && { orphans }),
         hooks: {
           onNotification: notification => this.#toolList.notified(notification),
           onLost: reason => this.#lost(reason),
