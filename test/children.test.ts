@@ -2,27 +2,18 @@
  * No process outlives the server it was started for: not behind wrappers, not one that ignores signals or has left its
  * group, not after the gateway itself was killed. The ids are those of the security reference.
  */
-import { spawn, spawnSync } from 'node:child_process'
+import { spawnSync } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
-import { once } from 'node:events'
-import {
-  chmodSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  symlinkSync,
-  writeFileSync
-} from 'node:fs'
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest'
-import { silentLog } from '../src/observe/log.js'
-import { createOrphans, markVariable } from '../src/upstream/orphans.js'
-import { createProcessTable } from '../src/upstream/process-table.js'
+import { markVariable } from '../src/upstream/orphans.js'
+import { backoffMs } from '../src/upstream/supervisor.js'
+import { openLedger } from './fixtures/ledger.mjs'
 import { freePort, startGatewayProcess } from './helpers/gateway-process.js'
+import { modern, type Reply } from './helpers/http.js'
 import { marked, zombiesOf } from './helpers/processes.js'
 import { fixture, secrets, startTestGateway, waitFor, type TestGateway } from './helpers/with-gateway.js'
 
@@ -101,10 +92,134 @@ async function start(servers: Record<string, Server>): Promise<TestGateway> {
   return gateway
 }
 
+const call = (gateway: TestGateway, name: string, args: object = {}, id: number | string = 1) =>
+  modern(gateway.url, secrets.ADMIN, 'tools/call', { name, arguments: args }, { id })
+const problemOf = ({ json }: Reply) => json.result?._meta?.['switchboard/error']
+const textOf = ({ json }: Reply): string => json.result.content[0].text
+
 /** Longer than it takes a process killed by force to leave /proc, shorter than those of the tests live by themselves. */
 const expectNone = (marker: string) => waitFor(() => marked(marker).length === 0, 'no process to be left', 5000)
 
 const print = (what: string, ms: number) => console.log(`${what}: ${ms.toFixed(0)} ms`)
+
+describe('U1: a server that cannot be started', () => {
+  const secret = 'a-secret-of-the-server'
+  const script = (...lines: string[]) => ['#!/bin/sh', ...lines].join('\n')
+  const words = 'for i in $(seq 30); do printf "line %s of $TOKEN\\033[31m\\n" $i >&2; done'
+
+  it.each<[string, (file: string) => void, RegExp, number]>([
+    ['is gone', file => rmSync(file), /its command ".*" was not found/, 0],
+    ['may not be executed', file => chmodSync(file, 0o644), /may not be executed \(permission denied\)/, 0],
+    [
+      'exits at once',
+      file => writeFileSync(file, script(words, 'exit 1')),
+      /exited with code 1; its last words: line 30 of/,
+      20
+    ],
+    [
+      'exits after a while',
+      file => writeFileSync(file, script(words, 'sleep 0.3', 'exit 3')),
+      /exited with code 3/,
+      20
+    ],
+    [
+      'never answers',
+      file => writeFileSync(file, script(words, 'cat > /dev/null')),
+      /did not answer initialize within 3 s/,
+      20
+    ]
+  ])(
+    'because it %s: the others serve, calls say why, its last words are in the log',
+    async (_, spoil, reason, most) => {
+      const dir = mkdtempSync(join(folder, 'broken-'))
+      const file = join(dir, 'server')
+      writeFileSync(file, script(`exec ${raw()}`), { mode: 0o755 })
+      const healthy = { command: process.execPath, args: [fixture('raw-stdio.mjs')], era: 'legacy' }
+      const broken = { command: file, era: 'legacy', start_timeout: 3, env: { TOKEN: secret } }
+      const yaml = `servers: ${JSON.stringify({ healthy, broken })}\nkeys: { admin: { secret: "\${ADMIN}", allow: "*" } }\n`
+      const first = await startTestGateway(yaml, { stateDir: dir })
+      await first.until('broken')
+      await first.close()
+
+      spoil(file)
+      const gateway = await startTestGateway(yaml, { stateDir: dir })
+      onTestFinished(() => gateway.close())
+      await gateway.until('healthy')
+      await gateway.until('broken', 'down')
+      expect(textOf(await call(gateway, 'healthy__echo', { message: 'well' }))).toBe('well')
+      const reply = await call(gateway, 'broken__echo')
+      expect(problemOf(reply)).toMatchObject({ code: -31503, server: 'broken', dispatched: false })
+      expect(textOf(reply)).toMatch(reason)
+      const [down] = gateway.logged('upstream.down')
+      expect(down).toMatchObject({ server: 'broken', reason: expect.stringMatching(reason) })
+      const last = Array.from({ length: most }, (_, i) => `line ${i + 11} of [redacted]`)
+      expect(down?.stderr ?? []).toEqual(last)
+      expect(JSON.stringify(gateway.log)).not.toContain(secret)
+    }
+  )
+
+  it('is not started over and over, however many calls want it', async () => {
+    const marker = newMarker()
+    const broken = {
+      command: process.execPath,
+      args: [fixture('raw-stdio.mjs'), '--mode', 'exit-at-start'],
+      era: 'legacy'
+    }
+    const gateway = await startTestGateway(
+      `servers: ${JSON.stringify({ broken: withMarker(broken, marker) })}\nkeys: { admin: { secret: "\${ADMIN}", allow: "*" } }\n`
+    )
+    onTestFinished(() => gateway.close())
+    const upstream = gateway.gateway
+    const until = Date.now() + 8000
+    while (Date.now() < until) {
+      await modern(gateway.url, secrets.ADMIN, 'tools/list')
+      await new Promise(resolve => setTimeout(resolve, 50))
+    }
+    expect(upstream.status()[0]).toMatchObject({ state: 'down' })
+    expect(openLedger(join(folder, `${marker}.ledger`)).lines().length).toBeLessThanOrEqual(5)
+  })
+
+  it('is started at most ten times in five minutes when nobody calls it', () => {
+    let [now, starts] = [0, 0]
+    for (; now < 5 * 60_000; starts++) now += backoffMs(starts + 1, 0.5)
+    expect(starts).toBeLessThanOrEqual(10)
+  })
+})
+
+describe('U2: a server killed with twenty calls in flight', () => {
+  it('answers each once, runs none twice, and leaves no zombie, cycle after cycle', async () => {
+    const marker = newMarker()
+    const gateway = await start({ frail: withMarker(shell(`exec ${raw('--mode', 'grandchild')}`), marker) })
+    const ledger = openLedger(join(folder, `${marker}.ledger`))
+    for (let cycle = 0; cycle < 4; cycle++) {
+      await gateway.until('frail')
+      const nonces = Array.from({ length: 20 }, (_, i) => `${cycle}-${i}`)
+      const answers = nonces.map((nonce, i) => call(gateway, 'frail__slow', { ms: 60_000, nonce }, `${cycle} ${i}`))
+      await waitFor(() => nonces.every(nonce => ledger.count(`started ${nonce}`) === 1), 'all to be in flight')
+      const killed = performance.now()
+      process.kill(gateway.gateway.status()[0]?.pid as number, 'SIGKILL')
+      const replies = await Promise.all(answers)
+      const ms = performance.now() - killed
+      print(`all twenty answered, cycle ${cycle}`, ms)
+      // 1 s is allowed.
+      expect(ms).toBeLessThan(5000)
+      replies.forEach((reply, i) => {
+        expect(reply.json.id).toBe(`${cycle} ${i}`)
+        expect(problemOf(reply)).toMatchObject({ code: -31503, server: 'frail', dispatched: true })
+      })
+      const restarting = performance.now()
+      expect(textOf(await call(gateway, 'frail__echo', { message: 'next' }))).toBe('next')
+      // 3 s are allowed.
+      expect(performance.now() - restarting).toBeLessThan(15_000)
+      expect(zombiesOf(process.pid)).toEqual([])
+    }
+    const started = ledger.lines().filter(line => line.startsWith('started '))
+    expect(new Set(started).size).toBe(80)
+    expect(started).toHaveLength(80)
+    // The server and the grandchild of its last start.
+    expect(marked(marker)).toHaveLength(2)
+  }, 60_000)
+})
 
 describe('U18: nothing is left when the gateway ends', () => {
   it.each(Object.entries(trees))(
@@ -249,147 +364,6 @@ describe('U18: after a SIGKILL of the gateway', () => {
     await last.kill('SIGTERM')
     await expectNone(marker)
   }, 90_000)
-})
-
-describe('U18: a process that is not ours is left alone', () => {
-  const file = 'children.json'
-  const run = { id: 'f'.repeat(24), pid: 2 ** 22 + 1, started: 'long ago' }
-
-  /** A state directory in memory, as a killed gateway left it. */
-  function leftBehind(kept: object, proc?: string) {
-    const files = new Map([[file, JSON.stringify({ version: 1, runs: [run], groups: [], ...kept })]])
-    const warned: Record<string, unknown>[] = []
-    const orphans = createOrphans({
-      store: {
-        read: name => (files.has(name) ? Buffer.from(files.get(name) as string) : undefined),
-        write: (name, bytes) => void files.set(name, bytes)
-      },
-      log: { warn: (line: unknown) => void warned.push(line as Record<string, unknown>) } as never,
-      ...(proc !== undefined && { proc })
-    })
-    return { orphans, warned, kept: () => JSON.parse(files.get(file) as string) as Record<string, unknown[]> }
-  }
-
-  /** A group of two: its leader and one that lives on without it. */
-  function startGroup(env: Record<string, string> = {}) {
-    const child = spawn('sh', ['-c', 'sleep 60 & exec sleep 60'], {
-      detached: true,
-      stdio: 'ignore',
-      env: { PATH: process.env.PATH, ...env }
-    })
-    const pgid = child.pid as number
-    const exited = once(child, 'exit')
-    onTestFinished(() => {
-      try {
-        process.kill(-pgid, 'SIGKILL')
-      } catch {
-        // Ended by what is tested.
-      }
-    })
-    const members = () =>
-      readdirSync('/proc').filter(pid => {
-        try {
-          const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
-          const [state, , group] = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
-          return state !== 'Z' && Number(group) === pgid
-        } catch {
-          return false
-        }
-      }).length
-    return { pgid, exited, members, up: () => waitFor(() => members() === 2, 'both') }
-  }
-
-  const startedOf = (pid: number, proc?: string) => createProcessTable('X', proc).startedOf(pid)
-  const mark = `${run.id}.1.files`
-  const noProc = '/nowhere'
-
-  it.each([
-    ['', undefined],
-    [' (without /proc)', noProc]
-  ])('though it has the number of a group we started%s', async (_, proc) => {
-    const stranger = startGroup()
-    await stranger.up()
-    const { orphans, warned, kept } = leftBehind(
-      { groups: [{ mark, pgid: stranger.pgid, started: 'at another time' }] },
-      proc
-    )
-    await orphans.reap()
-    expect(stranger.members()).toBe(2)
-    expect(warned).toEqual([])
-    expect(kept()).toMatchObject({ runs: [{ pid: process.pid }], groups: [] })
-  })
-
-  it.each([
-    ['', undefined],
-    [' (without /proc)', noProc]
-  ])('but a group whose leader we started ends as a whole%s', async (_, proc) => {
-    const group = startGroup()
-    await group.up()
-    const started = await startedOf(group.pgid, proc)
-    const { orphans, warned } = leftBehind({ groups: [{ mark, pgid: group.pgid, started }] }, proc)
-    await orphans.reap()
-    expect(group.members()).toBe(0)
-    expect(warned).toMatchObject([
-      { event: 'upstream.orphans', server: 'files', pids: [group.pgid, expect.any(Number)] }
-    ])
-  })
-
-  it('nor a group without its leader and without marks, though its number is known', async () => {
-    const group = startGroup()
-    await group.up()
-    const started = await startedOf(group.pgid)
-    process.kill(group.pgid, 'SIGKILL')
-    await group.exited
-    const { orphans } = leftBehind({ groups: [{ mark, pgid: group.pgid, started }] })
-    await orphans.reap()
-    expect(group.members()).toBe(1)
-  })
-
-  it('but one that bears our mark ends, whatever its group', async () => {
-    const group = startGroup({ [markVariable]: mark })
-    await group.up()
-    process.kill(group.pgid, 'SIGKILL')
-    await group.exited
-    const { orphans, warned } = leftBehind({})
-    await orphans.reap()
-    expect(group.members()).toBe(0)
-    expect(warned).toMatchObject([{ server: 'files' }])
-  })
-
-  it('nor one of a gateway that lives, from which the state directory was copied', async () => {
-    const group = startGroup({ [markVariable]: mark })
-    await group.up()
-    const started = await startedOf(group.pgid)
-    const alive = { ...run, pid: process.pid, started: await startedOf(process.pid) }
-    const { orphans } = leftBehind({ runs: [alive], groups: [{ mark, pgid: group.pgid, started }] })
-    await orphans.reap()
-    expect(group.members()).toBe(2)
-  })
-
-  it('nor one with a mark that only looks like ours', async () => {
-    const group = startGroup({ [markVariable]: `${run.id}0.1.files` })
-    await group.up()
-    const { orphans } = leftBehind({})
-    await orphans.reap()
-    expect(group.members()).toBe(2)
-  })
-
-  it.each(['', 'null', '[]', '{"version":1,"runs":[{"id":""}],"groups":[null]}', '{"version":2}', 'no json'])(
-    'and a file that says %o means nothing',
-    async text => {
-      const files = new Map([[file, text]])
-      const orphans = createOrphans({
-        store: {
-          read: name => Buffer.from(files.get(name) ?? ''),
-          write: (name, bytes) => void files.set(name, bytes)
-        },
-        log: silentLog
-      })
-      await orphans.reap()
-      orphans.close()
-      expect(JSON.parse(files.get(file) as string)).toEqual({ version: 1, runs: [], groups: [] })
-    }
-  )
 })
 
 describe('U19: the environment of a server', () => {

@@ -35,8 +35,12 @@ export interface Connection {
 export interface ConnectHooks extends LinkEvents {
   /** One line of the process's stderr. */
   onLine(line: string): void
-  /** Bytes on stdout that are no JSON. */
+  /** So many lines of its stderr were not told: there were too many. */
+  onSkipped(lines: number): void
+  /** A line on stdout that is no message. */
   onNoise(bytes: number): void
+  /** What the process of an attempt that failed wrote last, for people. */
+  onLastLines(lines: readonly string[]): void
 }
 
 export interface ConnectOptions {
@@ -64,7 +68,7 @@ export async function connect(options: ConnectOptions): Promise<Connection> {
 
 /** A process that we start and then dial at its address. */
 async function connectServed(options: ConnectOptions, command: string): Promise<Connection> {
-  const { config, cancellation } = options
+  const { config, cancellation, hooks } = options
   let died: string | undefined
   let connection: Connection | undefined
   const child = startChild({
@@ -94,6 +98,7 @@ async function connectServed(options: ConnectOptions, command: string): Promise<
     // It may be another process that answers at the address: ours is gone.
     if (died !== undefined) throw new SwitchboardError('upstream_down', died)
   } catch (error) {
+    hooks.onLastLines(child.lastLines())
     await Promise.all([connection?.close(), child.stop()])
     throw died === undefined ? error : new SwitchboardError('upstream_down', died, { cause: error })
   }
@@ -126,6 +131,7 @@ async function connectStdio(options: ConnectOptions, command: string): Promise<C
       era === 'modern' ? mustDiscover(link, identity, ms) : initialize(link, identity, ms)
     )
   } catch (error) {
+    options.hooks.onLastLines(child.lastLines())
     if (known && config.era === 'auto' && isRefusal(error)) return connectStdio(forget(options), command)
     throw error
   }
@@ -249,5 +255,6 @@ function childOptions({ config, hooks, orphans }: ConnectOptions, command: strin
     ...Object.values(headers).flatMap(value => [value, value.replace(/^\S+\s+/, '')])
   ]
   const onLine = (line: string) => hooks.onLine(line)
-  return { server: id, command, args, cwd, env, secrets, onLine, ...(orphans && { orphans }) }
+  const onSkipped = (lines: number) => hooks.onSkipped(lines)
+  return { server: id, command, args, cwd, env, secrets, onLine, onSkipped, ...(orphans && { orphans }) }
 }

@@ -4,6 +4,7 @@ import type { Era } from '../wire/era.js'
 import { createLineSplitter } from '../wire/framing.js'
 import { ChannelLink } from './channel-link.js'
 import type { LinkEvents } from './link.js'
+import { createNoiseBudget } from './noise.js'
 import { startChild, type Child, type ChildOptions } from './process.js'
 
 /** A child that does not read its stdin must not cost the gateway's memory. */
@@ -12,7 +13,7 @@ const maxMessage = 32 * 1024 * 1024
 
 export interface StdioOptions extends Omit<ChildOptions, 'speaks' | 'onStdout' | 'onExit'> {
   readonly era: Era
-  /** A line on stdout that is no JSON: counted and logged by the owner, never fatal. */
+  /** A line on stdout that is no message: counted and logged by the owner. Too many of them end the link. */
   readonly onNoise?: (bytes: number) => void
 }
 
@@ -24,20 +25,27 @@ export interface StdioLink {
 /** Starts the process and wires its streams; the caller negotiates. Failure to start arrives through `events.onLost`. */
 export function openStdio(options: StdioOptions, events: LinkEvents): StdioLink {
   const { server, era } = options
+  const budget = createNoiseBudget()
+  let heard = true
+  /** The server is beyond use: its calls are answered, its owner ends it and starts it again. */
+  const giveUp = (reason: string) => {
+    heard = false
+    child.ignore()
+    link.lost(reason, 'upstream_broke')
+  }
+  const spend = (lines: number, bytes: number) => {
+    const reason = budget.spend(lines, bytes)
+    if (reason !== undefined && heard) giveUp(reason)
+  }
   const splitter = createLineSplitter({
     maxBytes: maxMessage,
     onLine: line => {
-      let value: unknown
-      try {
-        value = JSON.parse(line.toString())
-      } catch {
-        options.onNoise?.(line.length)
-        return
-      }
-      link.receive(value)
+      if (!heard || link.receive(parse(line))) return
+      options.onNoise?.(line.length)
+      spend(1, line.length)
     },
-    onOversize: bytes =>
-      link.lost(`it sent a message of more than ${Math.floor(bytes / 1024 / 1024)} MiB`, 'upstream_broke')
+    onBlank: bytes => spend(0, bytes),
+    onOversize: bytes => giveUp(`it sent a message of more than ${Math.floor(bytes / 1024 / 1024)} MiB`)
   })
   const child = startChild({
     ...options,
@@ -49,7 +57,7 @@ export function openStdio(options: StdioOptions, events: LinkEvents): StdioLink 
     server,
     {
       send(json) {
-        if (child.backlog > maxBacklog) {
+        if (child.backlog > 0 && child.backlog + Buffer.byteLength(json) > maxBacklog) {
           throw new SwitchboardError(
             'upstream_overloaded',
             'it does not read what is sent to it (more than 8 MiB are waiting)',
@@ -64,4 +72,15 @@ export function openStdio(options: StdioOptions, events: LinkEvents): StdioLink 
     era
   )
   return { link, child }
+}
+
+/** Undefined for what is no JSON. Most noise is text: what does not begin like a message is not even tried. */
+function parse(line: Buffer): unknown {
+  const first = line.find(byte => byte !== 0x20 && byte !== 0x09)
+  if (first !== 0x7b && first !== 0x5b) return undefined
+  try {
+    return JSON.parse(line.toString())
+  } catch {
+    return undefined
+  }
 }

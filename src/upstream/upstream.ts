@@ -16,6 +16,7 @@ import { connect, type Connection, type Verdict } from './connect.js'
 import { Deadline } from './deadline.js'
 import type { GatewayIdentity, Link, LinkInfo } from './link.js'
 import type { Orphans } from './orphans.js'
+import { createNoiseLog, type NoiseLog } from './noise.js'
 import { Places } from './places.js'
 import { backoffMs, earliestAttempt, healthyMs } from './supervisor.js'
 import { ToolList } from './tool-list.js'
@@ -86,12 +87,18 @@ export class Upstream {
   #failures = 0
   #restarts = 0
   #crashes: number[] = []
-  #noise = 0
+  #noise: NoiseLog
+  /** What the process that is gone wrote last, until it has been told. */
+  #lastLines: readonly string[] = []
 
   constructor(options: UpstreamOptions) {
     this.config = options.config
     this.#options = options
     this.#verdict = options.verdict
+    this.#noise = createNoiseLog((lines, bytes) => {
+      const message = 'what it writes on stdout is no MCP message and is skipped; a stdio server must log to stderr'
+      options.log.warn({ event: 'upstream.noise', server: this.id, lines, bytes, message })
+    })
     this.#places = new Places({ server: options.config.id, ...options.config })
     this.#toolList = new ToolList({
       identity: options.identity,
@@ -242,6 +249,7 @@ export class Upstream {
   async close(): Promise<void> {
     this.#become('stopped', undefined)
     clearTimeout(this.#timer)
+    this.#noise.close()
     this.#toolList.leave()
     this.#wake(
       new SwitchboardError('upstream_down', 'the gateway no longer serves it', { server: this.id, dispatched: false })
@@ -341,7 +349,9 @@ export class Upstream {
           onLost: reason => this.#lost(reason),
           onRenewed: () => this.#toolList.doubtful(),
           onLine: line => log.debug({ event: 'upstream.stderr', server: this.id, line }),
-          onNoise: bytes => this.#noisy(bytes)
+          onSkipped: skipped => log.debug({ event: 'upstream.stderr', server: this.id, skipped }),
+          onNoise: bytes => this.#noise.line(bytes),
+          onLastLines: lines => (this.#lastLines = lines)
         }
       })
       if (this.#stopped()) return await connection.close()
@@ -359,7 +369,10 @@ export class Upstream {
       const { transport } = connection.verdict
       log.info({ event: 'upstream.ready', server: this.id, transport, era, version, tools: this.tools?.length ?? 0 })
     } catch (error) {
-      if (!this.#stopped()) this.#failed(reasonOf(error))
+      if (this.#stopped()) return
+      // A process that does not come up is in a crash loop, too; an address may be tried whenever a call needs it.
+      if (this.config.command !== undefined) this.#crashed()
+      this.#failed(reasonOf(error))
     }
   }
 
@@ -370,21 +383,28 @@ export class Upstream {
 
   #lost(reason: string): void {
     if (!this.#link) return
+    this.#lastLines = this.#connection?.child?.lastLines() ?? []
     const lost = this.#connection?.close().catch(() => {})
     this.#ending = Promise.all([this.#ending, lost])
     this.#connection = this.#link = undefined
     this.#toolList.leave()
     this.#restarts++
-    this.#crashes = [...this.#crashes, Date.now()].slice(-10)
+    this.#crashed()
     if (Date.now() - this.#linkedAt > healthyMs) this.#failures = 0
     this.#failed(reason)
+  }
+
+  #crashed(): void {
+    this.#crashes = [...this.#crashes, Date.now()].slice(-10)
   }
 
   #failed(reason: string): void {
     this.#failures++
     const wait = backoffMs(this.#failures, Math.random())
     this.#become('down', reason)
-    this.#options.log.warn({ event: 'upstream.down', server: this.id, reason, retryMs: wait })
+    const stderr = this.#lastLines.length > 0 && { stderr: this.#lastLines }
+    this.#lastLines = []
+    this.#options.log.warn({ event: 'upstream.down', server: this.id, reason, retryMs: wait, ...stderr })
     this.#wake(this.#downError(wait))
     this.#schedule(wait)
   }
@@ -401,17 +421,5 @@ export class Upstream {
     if (this.#state !== state) this.#since = Date.now()
     this.#state = state
     this.#problem = problem
-  }
-
-  #noisy(bytes: number): void {
-    if (this.#noise++ === 0) {
-      this.#options.log.warn({
-        event: 'upstream.noise',
-        server: this.id,
-        bytes,
-        message: 'a line on its stdout is no JSON and was skipped; a stdio server must log to stderr'
-      })
-      setTimeout(() => (this.#noise = 0), 10_000).unref()
-    }
   }
 }
