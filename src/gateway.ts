@@ -100,7 +100,7 @@ export async function startGateway({ config, state, log }: GatewayOptions): Prom
     upstreams: function* () {
       for (const { status } of upstreams.values()) {
         const { id, state, restarts, running, waiting, tools = 0 } = status
-        yield { id, ready: state === 'ready', restarts, running, waiting, tools }
+        yield { id, ready: state === 'ready' || state === 'idle', restarts, running, waiting, tools }
       }
     },
     sessions: () => sessions.size,

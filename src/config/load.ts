@@ -222,7 +222,7 @@ function build(whole: ConfigFile, { file, dir, secrets, broken }: Parts): Config
 }
 
 function serverConfig(id: string, server: ConfigFile['servers'][string], dir: string): ServerConfig {
-  const { max_timeout, connect_timeout, start_timeout, list_timeout, queue_timeout, ...same } = server
+  const { max_timeout, connect_timeout, start_timeout, list_timeout, queue_timeout, idle_stop, ...same } = server
   return {
     ...same,
     id,
@@ -232,7 +232,8 @@ function serverConfig(id: string, server: ConfigFile['servers'][string], dir: st
     connectTimeout: connect_timeout,
     startTimeout: start_timeout,
     listTimeout: list_timeout,
-    queueTimeout: queue_timeout
+    queueTimeout: queue_timeout,
+    idleStop: idle_stop
   }
 }
 

@@ -14,6 +14,7 @@ import type { Answer, Json, RpcNotification } from '../wire/json-rpc.js'
 import type { Leg } from '../wire/leg.js'
 import { connect, type Connection, type Verdict } from './connect.js'
 import { Deadline } from './deadline.js'
+import { createIdleWatch, type IdleWatch } from './idle.js'
 import type { GatewayIdentity, Link, LinkInfo } from './link.js'
 import type { Orphans } from './orphans.js'
 import { createNoiseLog, type NoiseLog } from './noise.js'
@@ -35,7 +36,8 @@ export interface UpstreamOptions {
   readonly onTools: (changed: boolean) => void
 }
 
-export type UpstreamState = 'starting' | 'ready' | 'down' | 'stopped'
+/** `idle`: nothing is wrong, its process is not running and the next call starts it. */
+export type UpstreamState = 'starting' | 'ready' | 'idle' | 'down' | 'stopped'
 
 export interface UpstreamStatus {
   readonly id: string
@@ -88,6 +90,7 @@ export class Upstream {
   #restarts = 0
   #crashes: number[] = []
   #noise: NoiseLog
+  #idle: IdleWatch
   /** What the process that is gone wrote last, until it has been told. */
   #lastLines: readonly string[] = []
 
@@ -95,6 +98,7 @@ export class Upstream {
     this.config = options.config
     this.#options = options
     this.#verdict = options.verdict
+    this.#idle = createIdleWatch(options.config.idleStop * 1000, () => this.#rest())
     this.#noise = createNoiseLog((lines, bytes) => {
       const message = 'what it writes on stdout is no MCP message and is skipped; a stdio server must log to stderr'
       options.log.warn({ event: 'upstream.noise', server: this.id, lines, bytes, message })
@@ -125,7 +129,7 @@ export class Upstream {
 
   /** How long that list can be expected to hold, in milliseconds. */
   get freshMs(): number {
-    return this.#toolList.freshMs
+    return this.#state === 'idle' ? Infinity : this.#toolList.freshMs
   }
 
   /** Somebody has read the list. */
@@ -138,9 +142,9 @@ export class Upstream {
     this.#toolList.doubtful()
   }
 
-  /** Fetches the list now; never rejects. */
+  /** Fetches the list now, as every start does; never rejects. */
   refreshTools(): Promise<void> {
-    return this.#toolList.refresh()
+    return this.#state === 'idle' ? this.#linked(new Cancellation()).catch(() => {}) : this.#toolList.refresh()
   }
 
   /** What the server turned out to speak; undefined as long as it was never reached. */
@@ -187,9 +191,10 @@ export class Upstream {
     }
   }
 
-  /** Begins to connect, in the background. */
+  /** Begins to connect, in the background; a lazy server whose tools are known waits for its first call instead. */
   start(): void {
     this.#started = Date.now()
+    if (this.config.start === 'lazy' && this.tools) return this.#become('idle', undefined)
     this.#firstAttempt = this.#connect().then(() => {
       this.#firstAttempt = undefined
     })
@@ -228,6 +233,7 @@ export class Upstream {
         }
       })
     }
+    this.#idle.begin()
     try {
       if (!this.#link) await this.#linked(cancellation)
       return await this.#places.take(cancellation, async () => {
@@ -240,6 +246,7 @@ export class Upstream {
         }
       })
     } finally {
+      this.#idle.end()
       deadline.clear()
       release()
     }
@@ -250,6 +257,7 @@ export class Upstream {
     this.#become('stopped', undefined)
     clearTimeout(this.#timer)
     this.#noise.close()
+    this.#idle.close()
     this.#toolList.leave()
     this.#wake(
       new SwitchboardError('upstream_down', 'the gateway no longer serves it', { server: this.id, dispatched: false })
@@ -365,6 +373,7 @@ export class Upstream {
       this.#connectMs = Date.now() - started
       this.#become('ready', this.#listProblem)
       this.#wake()
+      this.#idle.arm()
       const { era, version } = connection.link.info
       const { transport } = connection.verdict
       log.info({ event: 'upstream.ready', server: this.id, transport, era, version, tools: this.tools?.length ?? 0 })
@@ -384,14 +393,27 @@ export class Upstream {
   #lost(reason: string): void {
     if (!this.#link) return
     this.#lastLines = this.#connection?.child?.lastLines() ?? []
-    const lost = this.#connection?.close().catch(() => {})
-    this.#ending = Promise.all([this.#ending, lost])
-    this.#connection = this.#link = undefined
-    this.#toolList.leave()
+    this.#letGo()
     this.#restarts++
     this.#crashed()
     if (Date.now() - this.#linkedAt > healthyMs) this.#failures = 0
     this.#failed(reason)
+  }
+
+  /** Nobody has called it for so long as its configuration says. */
+  #rest(): void {
+    if (this.#state !== 'ready') return
+    this.#letGo()
+    this.#failures = 0
+    this.#become('idle', undefined)
+    this.#options.log.info({ event: 'upstream.idle', server: this.id, seconds: this.config.idleStop })
+  }
+
+  /** Ends the connection in the background. */
+  #letGo(): void {
+    this.#ending = Promise.all([this.#ending, this.#connection?.close().catch(() => {})])
+    this.#connection = this.#link = undefined
+    this.#toolList.leave()
   }
 
   #crashed(): void {
