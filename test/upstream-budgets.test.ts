@@ -4,6 +4,7 @@
  */
 import { randomUUID } from 'node:crypto'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { createServer as createHttpServer } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
@@ -297,5 +298,54 @@ describe('U6: a message without an end', () => {
     expect(textOf(await call(gateway, 'endless__work'))).toBe('fine')
     expect(statusOf(gateway, 'endless')).toMatchObject({ state: 'ready', restarts: 1 })
     expect(statusOf(gateway, 'healthy')).toMatchObject({ state: 'ready', restarts: 0 })
+  })
+
+  it.each([
+    ['a JSON answer', 'application/json', '{"jsonrpc":"2.0","id":', 'x'],
+    ['a line of an event stream', 'text/event-stream', 'data: ', 'x'],
+    ['an event of many lines', 'text/event-stream', '', `data: ${'x'.repeat(1000)}\n`]
+  ])('over HTTP, in %s, fails its call, and the next call works', async (what, type, head, filling) => {
+    const chunk = filling.repeat(mib / filling.length)
+    let sent = 0
+    const server = createHttpServer((request, response) => {
+      let body = ''
+      request.on('data', (part: Buffer) => (body += part.toString()))
+      request.on('end', () => {
+        const { id, method, params } = JSON.parse(body || '{}') as { id?: number; method?: string; params?: any }
+        const results: Record<string, object> = {
+          initialize: {
+            protocolVersion: '2025-11-25',
+            capabilities: { tools: {} },
+            serverInfo: { name: 'x', version: '1' }
+          },
+          'tools/list': { tools: [{ name: 'work', inputSchema: { type: 'object' } }] },
+          'tools/call': { content: [{ type: 'text', text: 'fine' }] }
+        }
+        if (id === undefined || method === undefined) return response.writeHead(202).end()
+        if (!params?.arguments?.endless) {
+          response.writeHead(200, { 'content-type': 'application/json' })
+          return response.end(JSON.stringify({ jsonrpc: '2.0', id, result: results[method] ?? {} }))
+        }
+        response.writeHead(200, { 'content-type': type })
+        response.write(head)
+        const more = () => {
+          sent += chunk.length
+          if (!response.destroyed) response.write(chunk, () => setImmediate(more))
+        }
+        more()
+      })
+    })
+    await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
+    onTestFinished(() => {
+      server.close()
+      server.closeAllConnections()
+    })
+    const { port } = server.address() as { port: number }
+    const gateway = await start({ endless: { url: `http://127.0.0.1:${port}/mcp`, transport: 'http', era: 'legacy' } })
+    const reply = await call(gateway, 'endless__work', { endless: true })
+    print(`sent of ${what}`, sent / mib, 'MiB')
+    expect(problemOf(reply)).toMatchObject({ code: -31502, server: 'endless', dispatched: true })
+    expect(textOf(reply)).toMatch(/more than 32 MiB/)
+    expect(textOf(await call(gateway, 'endless__work'))).toBe('fine')
   })
 })

@@ -42,23 +42,25 @@ export function createNoiseLog(tell: (lines: number, bytes: number) => void): No
   let lines = 0
   let bytes = 0
   let timer: NodeJS.Timeout | undefined
+  let closed = false
   const flush = () => {
     timer = undefined
     if (lines === 0) return
     tell(lines, bytes)
     lines = bytes = 0
-    timer = setTimeout(flush, tellEveryMs).unref()
+    if (!closed) timer = setTimeout(flush, tellEveryMs).unref()
   }
   return {
     line(size) {
+      if (closed) return
       lines++
       bytes += size
       if (!timer) flush()
     },
     close() {
+      closed = true
       clearTimeout(timer)
       flush()
-      clearTimeout(timer)
     }
   }
 }

@@ -345,6 +345,7 @@ export class Upstream {
     try {
       const { identity, log, orphans } = this.#options
       await Promise.all([this.#ending, orphans?.reap()])
+      if (this.#stopped()) return
       const { config } = this
       const connection = await connect({
         config,
