@@ -29,6 +29,7 @@ import { createRelay, type Snapshot } from './relay.js'
 import type { State } from './state.js'
 import { createTaskIds } from './tasks.js'
 import type { Verdict } from './upstream/connect.js'
+import { createOrphans } from './upstream/orphans.js'
 import { Upstream, type UpstreamStatus } from './upstream/upstream.js'
 import { version } from './version.js'
 import { mostTalkative } from './wire/log-level.js'
@@ -102,7 +103,7 @@ export async function startGateway({ config, state, log }: GatewayOptions): Prom
     upstreams: function* () {
       for (const { status } of upstreams.values()) {
         const { id, state, restarts, unattributed, running, waiting, tools = 0 } = status
-        yield { id, ready: state === 'ready', restarts, unattributed, running, waiting, tools }
+        yield { id, ready: state === 'ready' || state === 'idle', restarts, unattributed, running, waiting, tools }
       }
     },
     sessions: () => sessions.size,
@@ -174,12 +175,15 @@ export async function startGateway({ config, state, log }: GatewayOptions): Prom
   })
   const url = await server.listen(config.listen.host, config.listen.port)
 
+  const orphans = createOrphans({ store: state, log })
+  void orphans.reap()
   for (const serverConfig of config.servers) {
     const cached = cache.get(serverConfig)
     const upstream: Upstream = new Upstream({
       config: serverConfig,
       identity,
       log,
+      orphans,
       ...(cached && { cached: cached.offer }),
       ...(cached?.verdict && { verdict: cached.verdict }),
       onOffer: changed => {
@@ -208,6 +212,7 @@ export async function startGateway({ config, state, log }: GatewayOptions): Prom
     await Promise.all([...upstreams.values()].map(upstream => upstream.close()))
     await server.close()
     clearTimeout(tellTimer)
+    orphans.close()
     cache.flush()
     metrics.close()
     state.close()

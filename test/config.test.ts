@@ -56,6 +56,8 @@ describe('a good servers.yaml', () => {
           args: [],
           env: {},
           cwd: '/etc/sb',
+          start: 'eager',
+          idleStop: 0,
           url: 'http://a/mcp',
           headers: {},
           aliases: [],
@@ -92,6 +94,8 @@ servers:
     args: [server.js, "\${PORT:-9000}"]
     env: { TOKEN: "file:token", LEVEL: warn }
     cwd: zeta
+    start: lazy
+    idle_stop: 7
     url: http://localhost:9000/sse
     headers: { Authorization: "Bearer \${TOKEN}" }
     description: The last letter
@@ -150,6 +154,8 @@ keys:
       args: ['server.js', '9000'],
       env: { TOKEN: 'from-file', LEVEL: 'warn' },
       cwd: '/etc/sb/zeta',
+      start: 'lazy',
+      idleStop: 7,
       url: 'http://localhost:9000/sse',
       headers: { Authorization: 'Bearer t0ken' },
       description: 'The last letter',
@@ -391,6 +397,11 @@ mcp_servers: {}
       'servers.a.transport: http needs a url. Add it, or write stdio.'
     ],
     ['servers: { a: { url: "http://a", cwd: x } }', 'servers.a.cwd: needs a command. Add one, or remove this.'],
+    ['servers: { a: { url: "http://a", start: lazy } }', 'servers.a.start: needs a command. Add one, or remove this.'],
+    [
+      'servers: { a: { url: "http://a", idle_stop: 9 } }',
+      'servers.a.idle_stop: needs a command. Add one, or remove this.'
+    ],
     ['servers: { a: { url: "http://a", args: [x] } }', 'servers.a.args: needs a command. Add one, or remove this.'],
     ['servers: { a: { url: "http://a", env: { A: b } } }', 'servers.a.env: needs a command. Add one, or remove this.'],
     ['servers: { a: { command: a, headers: { A: b } } }', 'servers.a.headers: needs a url. Add one, or remove this.'],

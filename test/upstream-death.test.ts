@@ -1,14 +1,5 @@
 /** What becomes of calls, processes and the next call when a server dies, however it was started. */
-import {
-  chmodSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  symlinkSync,
-  writeFileSync
-} from 'node:fs'
+import { chmodSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { randomUUID } from 'node:crypto'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -17,6 +8,7 @@ import { pathToFileURL } from 'node:url'
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest'
 import { openLedger } from './fixtures/ledger.mjs'
 import { modern, openSession, type Reply } from './helpers/http.js'
+import { marked } from './helpers/processes.js'
 import { fixture, secrets, startTestGateway, waitFor, type TestGateway } from './helpers/with-gateway.js'
 
 const lastLine = 'opened 3 tables, waiting for work'
@@ -106,22 +98,8 @@ async function startFrail(launch: Launch) {
   }
 }
 
-/** The living processes with the marker in their environment. */
-function marked(marker: string): number[] {
-  const pids = readdirSync('/proc').filter(name => /^\d+$/.test(name))
-  return pids.map(Number).filter(pid => {
-    try {
-      return readFileSync(`/proc/${pid}/environ`).includes(marker) && !/^State:\s+Z/m.test(statusOf(pid))
-    } catch {
-      return false
-    }
-  })
-}
-
 /** What was killed by force a moment ago may still stand in /proc; what was only asked to end would stay longer. */
 const expectNone = (pids: () => number[]) => waitFor(() => pids().length === 0, 'no process to be left', 1000)
-
-const statusOf = (pid: number) => readFileSync(`/proc/${pid}/status`, 'utf8')
 
 const call = (gateway: TestGateway, tool: string, args: object = {}, id: string | number = 1) =>
   modern(gateway.url, secrets.ADMIN, 'tools/call', { name: `frail__${tool}`, arguments: args }, { id })

@@ -55,6 +55,19 @@ describe('messages of a server on stdio', () => {
     )
   })
 
+  it('come without the blank lines between them, whose bytes are told', () => {
+    const lines: string[] = []
+    let blank = 0
+    const splitter = createLineSplitter({
+      onLine: line => lines.push(line.toString()),
+      onBlank: bytes => (blank += bytes),
+      onOversize: () => {}
+    })
+    for (const chunk of ['\n\n{}\n\n\n', '\n \t', '\r\n[]', '\r\n', '\n']) splitter.push(Buffer.from(chunk))
+    expect(lines).toEqual(['{}', '[]'])
+    expect(blank).toBe('\n\n'.length + '\n\n'.length + '\n \t\r\n'.length + '\n'.length)
+  })
+
   it('arrive whole and in order however the stream is cut', () => {
     fc.assert(
       fc.property(serialised, lineEnd, fc.array(fc.nat()), (messages, end, borders) => {

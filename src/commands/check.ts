@@ -2,6 +2,7 @@
 import { resolve } from 'node:path'
 import { loadConfig } from '../config/load.js'
 import { createLog } from '../observe/log.js'
+import { createOrphans } from '../upstream/orphans.js'
 import { Upstream, type UpstreamStatus } from '../upstream/upstream.js'
 import { version } from '../version.js'
 import type { CommandContext, ExitCode } from './command.js'
@@ -32,11 +33,13 @@ export async function check(context: CommandContext, { json, listen }: CheckOpti
   }
   const log = createLog('silent')
   const identity = { name: 'switchboard', version }
-  const upstreams = config.servers.map(server => new Upstream({ config: server, identity, log, onOffer() {} }))
+  const orphans = createOrphans({ store: { read: () => undefined, write() {} }, log })
+  const upstreams = config.servers.map(server => new Upstream({ config: server, identity, log, orphans, onOffer() {} }))
   for (const upstream of upstreams) upstream.start()
   await Promise.all(upstreams.map(async upstream => upstream.firstAttempt))
   const rows = upstreams.map(({ status }) => rowOf(status))
   await Promise.all(upstreams.map(upstream => upstream.close()))
+  orphans.close()
   for (const { kind, id, reason } of config.broken) {
     if (kind === 'server')
       rows.push({ server: id, state: 'misconfigured', era: '', transport: '', tools: null, ms: null, problem: reason })

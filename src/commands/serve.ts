@@ -97,6 +97,7 @@ function describeStatus({ state, problem, tools, era, transport }: UpstreamStatu
   if (state === 'ready')
     return `ready: ${tools ?? 0} tools (${transport}, ${era ?? '?'})${problem === undefined ? '' : `, but ${problem}`}`
   if (state === 'starting') return `starting${problem === undefined ? '' : ` again: ${problem}`}`
+  if (state === 'idle') return `idle: ${tools ?? 0} tools (${transport}); the next call starts it`
   return `${state}: ${problem ?? 'no reason known'}`
 }
 

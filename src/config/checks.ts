@@ -32,6 +32,7 @@ export interface Draft {
   readonly now: number
 }
 
+const ofCommands = ['args', 'env', 'cwd', 'start', 'idle_stop']
 const reserved = ['tools', 'invoke', 'servers', 'api']
 const minSecretLength = 16
 
@@ -128,7 +129,7 @@ export function checkServers(draft: Draft): void {
     if ((transport === 'sse' || transport === 'http') && command && !url) {
       report([...path, 'transport'], `${transport} needs a url. Add it, or write stdio.`)
     }
-    for (const member of ['args', 'env', 'cwd'].filter(name => url && !command && server[name] !== undefined)) {
+    for (const member of ofCommands.filter(name => url && !command && server[name] !== undefined)) {
       report([...path, member], 'needs a command. Add one, or remove this.', { at: 'key' })
     }
     if (command && !url && server.headers !== undefined) {

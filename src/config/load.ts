@@ -222,7 +222,16 @@ function build(whole: ConfigFile, { file, dir, secrets, broken }: Parts): Config
 }
 
 function serverConfig(id: string, server: ConfigFile['servers'][string], dir: string): ServerConfig {
-  const { max_timeout, connect_timeout, start_timeout, list_timeout, queue_timeout, resource_claims, ...same } = server
+  const {
+    max_timeout,
+    connect_timeout,
+    start_timeout,
+    list_timeout,
+    queue_timeout,
+    resource_claims,
+    idle_stop,
+    ...same
+  } = server
   return {
     ...same,
     id,
@@ -233,7 +242,8 @@ function serverConfig(id: string, server: ConfigFile['servers'][string], dir: st
     startTimeout: start_timeout,
     listTimeout: list_timeout,
     queueTimeout: queue_timeout,
-    resourceClaims: resource_claims
+    resourceClaims: resource_claims,
+    idleStop: idle_stop
   }
 }
 

@@ -13,6 +13,7 @@ const expectedHeader = 'expected the value of an HTTP header: no line breaks or 
 const expectedGrant = 'expected "*", a list of tool patterns, or a map with tools, resources and prompts'
 const expectedAllow = 'expected "*" or a map from server names to what the key may use there'
 
+const expectedIdle = 'expected a number of seconds from 0 (never) to 86400'
 const expectedSecret = 'expected a secret as text, or a list of them'
 
 const id = z.string(expectedId).max(32, expectedId).regex(idPattern, expectedId)
@@ -84,6 +85,20 @@ export const serverSchema = z.strictObject(
         "Environment of the command, added to a minimal one and never the gateway's own; default {}. `file:/path` reads the value from a file."
       ),
     cwd: text.optional().describe('Working directory of the command; default: the folder of this file.'),
+    start: z
+      .enum(['eager', 'lazy'], 'expected eager or lazy')
+      .default('eager')
+      .describe(
+        'When the command is started: eager with the gateway, lazy by the first call once its tools are known; default eager.'
+      ),
+    idle_stop: z
+      .number(expectedIdle)
+      .min(0, expectedIdle)
+      .max(86_400, expectedIdle)
+      .default(0)
+      .describe(
+        'Time without calls after which the process is ended; its tools stay listed and the next call starts it. In seconds; default 0, which means never.'
+      ),
     url: text.optional().describe('http or https address of the server.'),
     headers: z
       .record(
@@ -238,6 +253,9 @@ export interface ServerConfig {
   readonly env: Readonly<Record<string, string>>
   /** Absolute. */
   readonly cwd: string
+  readonly start: 'eager' | 'lazy'
+  /** 0: never. */
+  readonly idleStop: number
   readonly url?: string
   readonly headers: Readonly<Record<string, string>>
   readonly description?: string

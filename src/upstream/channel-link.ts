@@ -103,12 +103,14 @@ export class ChannelLink implements Link {
     }
   }
 
-  /** One message from the server, already parsed. */
-  receive(value: unknown): void {
+  /** One message from the server, already parsed. False when it is none. */
+  receive(value: unknown): boolean {
     const { kind, message } = classifyMessage(value) as { kind: string; message: never }
     if (kind === 'response') this.answered((message as RpcResponse).id, answerOf(message))
     else if (kind === 'notification') this.#notified(message)
     else if (kind === 'request') this.#asked(message)
+    else return false
+    return true
   }
 
   /** The channel is gone: everything in flight is answered now. `upstream_died`: so is the server itself. */

@@ -11,6 +11,7 @@ import type { Era } from '../wire/era.js'
 import { HttpLink } from './http-link.js'
 import type { GatewayIdentity, Link, LinkEvents } from './link.js'
 import { discover, initialize, type Negotiable } from './negotiate.js'
+import type { Orphans } from './orphans.js'
 import { startChild, type Child } from './process.js'
 import { openSse } from './sse-link.js'
 import { openStdio } from './stdio-link.js'
@@ -34,8 +35,12 @@ export interface Connection {
 export interface ConnectHooks extends LinkEvents {
   /** One line of the process's stderr. */
   onLine(line: string): void
-  /** Bytes on stdout that are no JSON. */
+  /** So many lines of its stderr were not told: there were too many. */
+  onSkipped(lines: number): void
+  /** A line on stdout that is no message. */
   onNoise(bytes: number): void
+  /** What the process of an attempt that failed wrote last, for people. */
+  onLastLines(lines: readonly string[]): void
 }
 
 export interface ConnectOptions {
@@ -46,6 +51,8 @@ export interface ConnectOptions {
   readonly hooks: ConnectHooks
   /** What the server spoke last time. */
   readonly known?: Verdict
+  /** Keeps account of the processes started. */
+  readonly orphans?: Orphans
 }
 
 /** How often a process that is to serve an address is tried until it listens. */
@@ -65,7 +72,7 @@ async function connectServed(options: ConnectOptions, command: string): Promise<
   let died: string | undefined
   let connection: Connection | undefined
   const child = startChild({
-    ...childOptions(config, command, hooks),
+    ...childOptions(options, command),
     speaks: false,
     onExit: reason => {
       died = reason
@@ -91,6 +98,7 @@ async function connectServed(options: ConnectOptions, command: string): Promise<
     // It may be another process that answers at the address: ours is gone.
     if (died !== undefined) throw new SwitchboardError('upstream_down', died)
   } catch (error) {
+    hooks.onLastLines(child.lastLines())
     await Promise.all([connection?.close(), child.stop()])
     throw died === undefined ? error : new SwitchboardError('upstream_down', died, { cause: error })
   }
@@ -112,8 +120,7 @@ async function connectStdio(options: ConnectOptions, command: string): Promise<C
   const era = config.era === 'auto' ? (known?.era ?? (await probeStdio(options, command))) : config.era
   const { link, child } = openStdio(
     {
-      ...childOptions(config, command, options.hooks),
-      server: config.id,
+      ...childOptions(options, command),
       era,
       onNoise: bytes => options.hooks.onNoise(bytes)
     },
@@ -124,6 +131,7 @@ async function connectStdio(options: ConnectOptions, command: string): Promise<C
       era === 'modern' ? mustDiscover(link, identity, ms) : initialize(link, identity, ms)
     )
   } catch (error) {
+    options.hooks.onLastLines(child.lastLines())
     if (known && config.era === 'auto' && isRefusal(error)) return connectStdio(forget(options), command)
     throw error
   }
@@ -134,10 +142,11 @@ async function connectStdio(options: ConnectOptions, command: string): Promise<C
  * Asks a process of its own, which is ended again: some servers die of a request before `initialize`. An error, an end
  * and silence all mean legacy.
  */
-async function probeStdio({ config, identity, cancellation, hooks }: ConnectOptions, command: string): Promise<Era> {
+async function probeStdio(options: ConnectOptions, command: string): Promise<Era> {
+  const { config, identity, cancellation } = options
   let ended = false
   const { link } = openStdio(
-    { ...childOptions(config, command, hooks), server: config.id, era: 'modern' },
+    { ...childOptions(options, command), era: 'modern' },
     { onNotification() {}, onLost: () => (ended = true) }
   )
   const release = cancellation.onCancel(() => void link.close())
@@ -239,10 +248,13 @@ function forget({ known: _known, ...options }: ConnectOptions): ConnectOptions {
   return options
 }
 
-function childOptions({ args, cwd, env, headers }: ServerConfig, command: string, hooks: ConnectHooks) {
+function childOptions({ config, hooks, orphans }: ConnectOptions, command: string) {
+  const { id, args, cwd, env, headers } = config
   const secrets = [
     ...Object.values(env),
     ...Object.values(headers).flatMap(value => [value, value.replace(/^\S+\s+/, '')])
   ]
-  return { command, args, cwd, env, secrets, onLine: (line: string) => hooks.onLine(line) }
+  const onLine = (line: string) => hooks.onLine(line)
+  const onSkipped = (lines: number) => hooks.onSkipped(lines)
+  return { server: id, command, args, cwd, env, secrets, onLine, onSkipped, ...(orphans && { orphans }) }
 }

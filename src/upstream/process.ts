@@ -5,9 +5,12 @@
  */
 import { spawn, type ChildProcess } from 'node:child_process'
 import { existsSync } from 'node:fs'
-import { StringDecoder } from 'node:string_decoder'
+import { createChildLines } from './child-lines.js'
+import { markVariable, type Orphans } from './orphans.js'
 
 export interface ChildOptions {
+  /** The id of the server it serves. */
+  readonly server: string
   readonly command: string
   readonly args: readonly string[]
   readonly cwd: string
@@ -17,10 +20,14 @@ export interface ChildOptions {
   /** Whether the child talks MCP on stdin/stdout; it then may end by itself once stdin ends. */
   readonly speaks: boolean
   readonly onStdout?: (chunk: Buffer) => void
-  /** One line the child wrote on stderr (or on a stdout that is not the protocol). */
+  /** One line the child wrote on stderr (or on a stdout that is not the protocol); a flood of them is cut. */
   readonly onLine?: (line: string) => void
+  /** So many lines were cut from it. */
+  readonly onSkipped?: (lines: number) => void
   /** Called once, with a sentence without a full stop, when the child could not be started or is gone. */
   readonly onExit: (reason: string) => void
+  /** Sees to it that nothing of it outlives us, nor leaves its group and stays. */
+  readonly orphans?: Orphans
 }
 
 export interface Child {
@@ -29,7 +36,9 @@ export interface Child {
   readonly backlog: number
   /** Writes to stdin. Writing to a child that is gone is harmless. */
   write(text: string): void
-  /** The last lines the child wrote on stderr, oldest first. */
+  /** Its stdout is read no further: what it writes there can do no more harm. */
+  ignore(): void
+  /** The last lines the child wrote on stderr (or on a stdout that is not the protocol), oldest first. */
   lastLines(): readonly string[]
   /** Ends stdin, then TERM, then KILL to the group; resolves when the group is gone. Never rejects. */
   stop(): Promise<void>
@@ -41,38 +50,47 @@ const orphanTermMs = 500
 /** How long stdout may still deliver what was in the pipe when the child exited. */
 const flushMs = 100
 const keptLines = 20
-const maxLine = 2000
 
 /** Starts the child. A child that cannot be started is reported through `onExit`, never thrown. */
 export function startChild(options: ChildOptions): Child {
-  const { command, args, cwd, env, speaks, secrets } = options
-  // A secret of several lines, such as a private key, shows line by line.
-  const hidden = secrets.flatMap(secret => secret.split(/\r?\n/)).filter(part => part.trim().length >= 8)
-  const lines: string[] = []
+  const { server, command, args, cwd, env, speaks, orphans } = options
   let gone = false
   let stopping: Promise<void> | undefined
 
-  const child = spawn(command, [...args], {
+  const mark = orphans?.mark(server)
+  const environment: Record<string, string> = { ...inheritedEnvironment(), ...env }
+  if (mark !== undefined) environment[markVariable] = mark
+  const program = { command, args }
+  const tied = orphans?.tie(program, { cwd, path: environment.PATH }) ?? program
+  const child: ChildProcess = spawn(tied.command, [...tied.args], {
     cwd,
-    env: { ...inheritedEnvironment(), ...env },
+    env: environment,
     detached: process.platform !== 'win32',
     windowsHide: true,
     stdio: ['pipe', 'pipe', 'pipe']
   })
+
+  // Missing where the system had no descriptors left for them; `error` follows.
+  const { stdin, stdout, stderr } = child
+  if (mark !== undefined && child.pid !== undefined) orphans?.note(mark, child.pid)
 
   const exited = new Promise<void>(resolve => {
     child.once('exit', () => resolve())
     child.once('error', () => child.pid === undefined && resolve())
   })
 
-  const keepLine = (line: string) => {
-    const text = printable(line, hidden)
-    if (text === '') return
-    lines.push(text)
-    if (lines.length > keptLines) lines.shift()
-    options.onLine?.(text)
+  const errors = createChildLines(options)
+  const words = createChildLines(options)
+  const lastLines = () => [errors, words].map(lines => lines.last(keptLines)).find(lines => lines.length > 0) ?? []
+  const lastWords = () => {
+    const line = lastLines().at(-1)
+    return line === undefined ? '' : `; its last words: ${line}`
   }
-  const lastWords = () => (lines.length > 0 ? `; its last words: ${lines.at(-1)}` : '')
+  /** What is left of the group, then what has left the group. */
+  const end = async (termMs: number) => {
+    await endGroup(child, exited, termMs, orphans)
+    if (mark !== undefined) await orphans?.forget(mark)
+  }
   const report = (reason: string) => {
     if (gone) return
     gone = true
@@ -83,7 +101,7 @@ export function startChild(options: ChildOptions): Child {
   child.once('exit', (code, signal) => {
     const how = signal ? `its process was ended by ${signal}` : `its process exited with code ${code}`
     const flushed = setTimeout(settle, flushMs)
-    const open = [child.stdout, child.stderr].filter(stream => !stream.closed)
+    const open = [stdout, stderr].flatMap(stream => (stream && !stream.closed ? stream : []))
     let left = open.length
     for (const stream of open) stream.once('close', () => --left === 0 && settle())
     if (left === 0) settle()
@@ -91,50 +109,56 @@ export function startChild(options: ChildOptions): Child {
       clearTimeout(flushed)
       report(how + lastWords())
       // A wrapper (npx, sh -c) may be dead while its server lives on, holding our pipes: the group goes as one.
-      stopping ??= endGroup(child, exited, orphanTermMs)
-      child.stdout.destroy()
-      child.stderr.destroy()
+      stopping ??= end(orphanTermMs)
+      stdout?.destroy()
+      stderr?.destroy()
     }
   })
 
   // Without listeners an EPIPE of one child would be an uncaught exception of the gateway.
-  child.stdin.on('error', () => {})
-  child.stdout.on('error', () => {})
-  child.stderr.on('error', () => {})
-  if (options.onStdout) child.stdout.on('data', options.onStdout)
-  else eachLine(child.stdout, keepLine)
-  eachLine(child.stderr, keepLine)
+  stdin?.on('error', () => {})
+  stdout?.on('error', () => {})
+  stderr?.on('error', () => {})
+  stdout?.on('data', options.onStdout ?? (chunk => words.push(chunk as Buffer)))
+  stderr?.on('data', (chunk: Buffer) => errors.push(chunk))
+  stdout?.once('close', () => words.end())
+  stderr?.once('close', () => errors.end())
 
   return {
     get pid() {
       return child.pid
     },
     get backlog() {
-      return child.stdin.writableLength
+      return stdin?.writableLength ?? 0
     },
     write(text) {
-      if (!gone && child.stdin.writable) child.stdin.write(text)
+      // What waits is kept as bytes, so that the backlog counts those.
+      if (!gone && stdin?.writable) stdin.write(stdin.writableLength > 0 ? Buffer.from(text) : text)
     },
-    lastLines: () => [...lines],
+    ignore: () => void stdout?.destroy(),
+    lastLines,
     stop() {
       gone = true
       stopping ??= (async () => {
         if (child.pid === undefined) return
-        child.stdin.end()
+        stdin?.end()
         if (speaks) await within(exited, graceful.stdinMs)
-        await endGroup(child, exited, graceful.termMs)
+        await end(graceful.termMs)
       })()
       return stopping
     }
   }
 }
 
-async function endGroup(child: ChildProcess, exited: Promise<void>, termMs: number): Promise<void> {
-  if (child.pid === undefined) return
-  if (!signalGroup(child, 'SIGTERM')) return
+async function endGroup(child: ChildProcess, exited: Promise<void>, termMs: number, orphans?: Orphans): Promise<void> {
+  const { pid } = child
+  if (pid === undefined || !signalGroup(child, 'SIGTERM')) return
   const deadline = Date.now() + termMs
   await within(exited, termMs)
-  while (Date.now() < deadline && signalGroup(child, 0)) await sleep(25)
+  for (let pause = 10; Date.now() < deadline && signalGroup(child, 0); pause = Math.min(pause * 2, 200)) {
+    if (orphans && !(await orphans.inhabited(pid))) return
+    await sleep(pause)
+  }
   signalGroup(child, 'SIGKILL')
   await within(exited, 1000)
 }
@@ -160,30 +184,6 @@ function within(done: Promise<void>, ms: number): Promise<void> {
       resolve()
     })
   })
-}
-
-function eachLine(stream: NodeJS.ReadableStream, onLine: (line: string) => void): void {
-  const decoder = new StringDecoder('utf8')
-  let rest = ''
-  stream.on('data', (chunk: Buffer) => {
-    const parts = (rest + decoder.write(chunk)).split('\n')
-    rest = (parts.pop() ?? '').slice(0, maxLine)
-    parts.forEach(onLine)
-  })
-  stream.on('end', () => onLine(rest))
-}
-
-/* eslint-disable no-control-regex -- control characters are what these look for */
-const ansiSequence = /\u001b\[[0-9;]*[A-Za-z]/g
-const unprintable = /[\u0000-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e]/g
-/* eslint-enable no-control-regex */
-
-/** A line fit for logs and for people: no control characters, no configured secret, not endless. */
-function printable(line: string, hidden: readonly string[]): string {
-  let text = line.replace(ansiSequence, '')
-  for (const part of hidden) text = text.replaceAll(part, '[redacted]')
-  text = text.replace(unprintable, ' ')
-  return text.trim().slice(0, 500)
 }
 
 function startFailure(error: NodeJS.ErrnoException, command: string, cwd: string): string {

@@ -5,16 +5,16 @@ import { createLineSplitter } from '../wire/framing.js'
 import { readResult } from '../wire/json-rpc.js'
 import { ChannelLink } from './channel-link.js'
 import type { LinkEvents } from './link.js'
+import { createNoiseBudget } from './noise.js'
 import { startChild, type Child, type ChildOptions } from './process.js'
 
 /** A child that does not read its stdin must not cost the gateway's memory. */
 const maxBacklog = 8 * 1024 * 1024
 const maxMessage = 32 * 1024 * 1024
 
-export interface StdioOptions extends Pick<ChildOptions, 'command' | 'args' | 'cwd' | 'env' | 'secrets' | 'onLine'> {
-  readonly server: string
+export interface StdioOptions extends Omit<ChildOptions, 'speaks' | 'onStdout' | 'onExit'> {
   readonly era: Era
-  /** A line on stdout that is no JSON: counted and logged by the owner, never fatal. */
+  /** A line on stdout that is no message: counted and logged by the owner. Too many of them end the link. */
   readonly onNoise?: (bytes: number) => void
 }
 
@@ -26,23 +26,31 @@ export interface StdioLink {
 /** Starts the process and wires its streams; the caller negotiates. Failure to start arrives through `events.onLost`. */
 export function openStdio(options: StdioOptions, events: LinkEvents): StdioLink {
   const { server, era } = options
+  const budget = createNoiseBudget()
+  let heard = true
+  /** The server is beyond use: its calls are answered, its owner ends it and starts it again. */
+  const giveUp = (reason: string) => {
+    heard = false
+    child.ignore()
+    link.lost(reason, 'upstream_broke')
+  }
+  const spend = (lines: number, bytes: number) => {
+    const reason = budget.spend(lines, bytes)
+    if (reason !== undefined && heard) giveUp(reason)
+  }
   const splitter = createLineSplitter({
     maxBytes: maxMessage,
     onLine: line => {
+      if (!heard) return
       const text = line.toString()
       const raw = readResult(text)
       if (raw) return link.answered(raw.id, raw)
-      let value: unknown
-      try {
-        value = JSON.parse(text)
-      } catch {
-        options.onNoise?.(line.length)
-        return
-      }
-      link.receive(value)
+      if (link.receive(parse(line, text))) return
+      options.onNoise?.(line.length)
+      spend(1, line.length)
     },
-    onOversize: bytes =>
-      link.lost(`it sent a message of more than ${Math.floor(bytes / 1024 / 1024)} MiB`, 'upstream_broke')
+    onBlank: bytes => spend(0, bytes),
+    onOversize: bytes => giveUp(`it sent a message of more than ${Math.floor(bytes / 1024 / 1024)} MiB`)
   })
   const child = startChild({
     ...options,
@@ -54,7 +62,7 @@ export function openStdio(options: StdioOptions, events: LinkEvents): StdioLink 
     server,
     {
       send(json) {
-        if (child.backlog > maxBacklog) {
+        if (child.backlog > 0 && child.backlog + Buffer.byteLength(json) > maxBacklog) {
           throw new SwitchboardError(
             'upstream_overloaded',
             'it does not read what is sent to it (more than 8 MiB are waiting)',
@@ -69,4 +77,15 @@ export function openStdio(options: StdioOptions, events: LinkEvents): StdioLink 
     era
   )
   return { link, child }
+}
+
+/** Undefined for what is no JSON. Most noise is text: what does not begin like a message is not even tried. */
+function parse(line: Buffer, text: string): unknown {
+  const first = line.find(byte => byte !== 0x20 && byte !== 0x09)
+  if (first !== 0x7b && first !== 0x5b) return undefined
+  try {
+    return JSON.parse(text)
+  } catch {
+    return undefined
+  }
 }

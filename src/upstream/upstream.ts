@@ -14,9 +14,12 @@ import type { Answer, Json } from '../wire/json-rpc.js'
 import type { Leg } from '../wire/leg.js'
 import type { ListKind, Offer } from '../wire/lists.js'
 import { connect, type Connection, type Verdict } from './connect.js'
+import { createIdleWatch, type IdleWatch } from './idle.js'
 import { KeptOffer } from './kept-offer.js'
 import { TimedLeg } from './timed-leg.js'
 import type { GatewayIdentity, Link, LinkInfo } from './link.js'
+import type { Orphans } from './orphans.js'
+import { createNoiseLog, type NoiseLog } from './noise.js'
 import { Places } from './places.js'
 import { backoffMs, earliestAttempt, healthyMs } from './supervisor.js'
 
@@ -28,11 +31,14 @@ export interface UpstreamOptions {
   readonly cached?: Offer
   /** What the server spoke in an earlier run. */
   readonly verdict?: Verdict
+  /** Keeps account of the processes started; none is before it has ended what an earlier gateway left. */
+  readonly orphans?: Orphans
   /** A complete list has arrived; `changed` if the offer differs from the one before. */
   readonly onOffer: (changed: boolean) => void
 }
 
-export type UpstreamState = 'starting' | 'ready' | 'down' | 'stopped'
+/** `idle`: nothing is wrong, its process is not running and the next call starts it. */
+export type UpstreamState = 'starting' | 'ready' | 'idle' | 'down' | 'stopped'
 
 export interface UpstreamStatus {
   readonly id: string
@@ -87,12 +93,20 @@ export class Upstream {
   #restarts = 0
   #unattributed = 0
   #crashes: number[] = []
-  #noise = 0
+  #noise: NoiseLog
+  #idle: IdleWatch
+  /** What the process that is gone wrote last, until it has been told. */
+  #lastLines: readonly string[] = []
 
   constructor(options: UpstreamOptions) {
     this.config = options.config
     this.#options = options
     this.#verdict = options.verdict
+    this.#idle = createIdleWatch(options.config.idleStop * 1000, () => this.#rest())
+    this.#noise = createNoiseLog((lines, bytes) => {
+      const message = 'what it writes on stdout is no MCP message and is skipped; a stdio server must log to stderr'
+      options.log.warn({ event: 'upstream.noise', server: this.id, lines, bytes, message })
+    })
     this.#places = new Places({ server: options.config.id, ...options.config })
     this.#kept = new KeptOffer({
       server: options.config.id,
@@ -125,7 +139,7 @@ export class Upstream {
 
   /** How long its lists can be expected to hold, in milliseconds. */
   get freshMs(): number {
-    return this.#kept.freshMs
+    return this.#state === 'idle' ? Infinity : this.#kept.freshMs
   }
 
   /** Somebody has read a list. */
@@ -138,19 +152,19 @@ export class Upstream {
     this.#kept.doubtful(kind)
   }
 
-  /** Fetches a list now; never rejects. */
+  /** Fetches a list now, as every start does; never rejects. */
   refresh(kind: ListKind): Promise<void> {
-    return this.#kept.refresh(kind)
+    return this.#state === 'idle' ? this.#linked(new Cancellation()).catch(() => {}) : this.#kept.refresh(kind)
   }
 
   /** Has `listener` told when that resource is updated, over reconnects. @throws SwitchboardError when refused. */
   subscribe(uri: string, listener: (uri: string) => void): Promise<() => void> {
-    return this.#kept.subscribe(uri, listener)
+    return this.#inUse(() => this.#kept.subscribe(uri, listener))
   }
 
   /** Has `listener` told what becomes of that task. @throws SwitchboardError when refused. */
   watchTask(id: string, listener: (params: Json) => void): Promise<() => void> {
-    return this.#kept.watchTask(id, listener)
+    return this.#inUse(() => this.#kept.watchTask(id, listener))
   }
 
   /** The most talkative level any client wants of it. */
@@ -203,9 +217,10 @@ export class Upstream {
     }
   }
 
-  /** Begins to connect, in the background. */
+  /** Begins to connect, in the background; a lazy server whose tools are known waits for its first call instead. */
   start(): void {
     this.#started = Date.now()
+    if (this.config.start === 'lazy' && this.tools) return this.#become('idle', undefined)
     this.#firstAttempt = this.#connect().then(() => {
       this.#firstAttempt = undefined
     })
@@ -218,6 +233,7 @@ export class Upstream {
    */
   async request(method: string, params: Json | undefined, asked: Leg): Promise<Answer> {
     const leg = new TimedLeg(this.config, asked)
+    this.#idle.begin()
     try {
       if (!this.#link) await this.#linked(leg.cancellation)
       if (!this.#places.enter())
@@ -229,6 +245,7 @@ export class Upstream {
       }
     } finally {
       leg.end()
+      this.#idle.end()
     }
   }
 
@@ -236,6 +253,8 @@ export class Upstream {
   async close(): Promise<void> {
     this.#become('stopped', undefined)
     clearTimeout(this.#timer)
+    this.#noise.close()
+    this.#idle.close()
     this.#kept.leave()
     this.#wake(
       new SwitchboardError('upstream_down', 'the gateway no longer serves it', { server: this.id, dispatched: false })
@@ -327,14 +346,16 @@ export class Upstream {
     const started = (this.#lastAttempt = Date.now())
     this.#become('starting', this.#problem)
     try {
-      await this.#ending
+      const { identity, log, orphans } = this.#options
+      await Promise.all([this.#ending, orphans?.reap()])
+      if (this.#stopped()) return
       const { config } = this
-      const { identity, log } = this.#options
       const connection = await connect({
         config,
         identity,
         cancellation: this.#attemptEnd,
         ...(this.#verdict && Date.now() - this.#verdict.at < verdictMs && { known: this.#verdict }),
+        ...(orphans && { orphans }),
         hooks: {
           onNotification: notification => {
             if (!this.#kept.notified(notification)) this.#unattributed++
@@ -342,7 +363,9 @@ export class Upstream {
           onLost: reason => this.#lost(reason),
           onRenewed: () => this.#link && this.#kept.renewed(this.#link),
           onLine: line => log.debug({ event: 'upstream.stderr', server: this.id, line }),
-          onNoise: bytes => this.#noisy(bytes)
+          onSkipped: skipped => log.debug({ event: 'upstream.stderr', server: this.id, skipped }),
+          onNoise: bytes => this.#noise.line(bytes),
+          onLastLines: lines => (this.#lastLines = lines)
         }
       })
       if (this.#stopped()) return await connection.close()
@@ -356,11 +379,15 @@ export class Upstream {
       this.#connectMs = Date.now() - started
       this.#become('ready', this.#listProblem)
       this.#wake()
+      this.#idle.arm()
       const { era, version } = connection.link.info
       const { transport } = connection.verdict
       log.info({ event: 'upstream.ready', server: this.id, transport, era, version, tools: this.tools?.length ?? 0 })
     } catch (error) {
-      if (!this.#stopped()) this.#failed(reasonOf(error))
+      if (this.#stopped()) return
+      // A process that does not come up is in a crash loop, too; an address may be tried whenever a call needs it.
+      if (this.config.command !== undefined) this.#crashed()
+      this.#failed(reasonOf(error))
     }
   }
 
@@ -371,21 +398,60 @@ export class Upstream {
 
   #lost(reason: string): void {
     if (!this.#link) return
-    const lost = this.#connection?.close().catch(() => {})
-    this.#ending = Promise.all([this.#ending, lost])
-    this.#connection = this.#link = undefined
-    this.#kept.leave()
+    this.#lastLines = this.#connection?.child?.lastLines() ?? []
+    this.#letGo()
     this.#restarts++
-    this.#crashes = [...this.#crashes, Date.now()].slice(-10)
+    this.#crashed()
     if (Date.now() - this.#linkedAt > healthyMs) this.#failures = 0
     this.#failed(reason)
+  }
+
+  /** Nobody has called it for so long as its configuration says. */
+  #rest(): void {
+    if (this.#state !== 'ready') return
+    this.#letGo()
+    this.#failures = 0
+    this.#become('idle', undefined)
+    this.#options.log.info({ event: 'upstream.idle', server: this.id, seconds: this.config.idleStop })
+  }
+
+  /** Ends the connection in the background. */
+  /** Who waits to be told something needs the server running. */
+  async #inUse(open: () => Promise<() => void>): Promise<() => void> {
+    this.#idle.begin()
+    try {
+      if (this.#state === 'idle') await this.#linked(new Cancellation())
+      const release = await open()
+      let held = true
+      return () => {
+        if (!held) return
+        held = false
+        release()
+        this.#idle.end()
+      }
+    } catch (error) {
+      this.#idle.end()
+      throw error
+    }
+  }
+
+  #letGo(): void {
+    this.#ending = Promise.all([this.#ending, this.#connection?.close().catch(() => {})])
+    this.#connection = this.#link = undefined
+    this.#kept.leave()
+  }
+
+  #crashed(): void {
+    this.#crashes = [...this.#crashes, Date.now()].slice(-10)
   }
 
   #failed(reason: string): void {
     this.#failures++
     const wait = backoffMs(this.#failures, Math.random())
     this.#become('down', reason)
-    this.#options.log.warn({ event: 'upstream.down', server: this.id, reason, retryMs: wait })
+    const stderr = this.#lastLines.length > 0 && { stderr: this.#lastLines }
+    this.#lastLines = []
+    this.#options.log.warn({ event: 'upstream.down', server: this.id, reason, retryMs: wait, ...stderr })
     this.#wake(this.#downError(wait))
     this.#schedule(wait)
   }
@@ -402,17 +468,5 @@ export class Upstream {
     if (this.#state !== state) this.#since = Date.now()
     this.#state = state
     this.#problem = problem
-  }
-
-  #noisy(bytes: number): void {
-    if (this.#noise++ === 0) {
-      this.#options.log.warn({
-        event: 'upstream.noise',
-        server: this.id,
-        bytes,
-        message: 'a line on its stdout is no JSON and was skipped; a stdio server must log to stderr'
-      })
-      setTimeout(() => (this.#noise = 0), 10_000).unref()
-    }
   }
 }

@@ -9,6 +9,8 @@ export interface LineSplitterOptions {
   readonly maxBytes?: number
   /** A line that is not blank, without its newline or a carriage return before it. It may share memory with the chunk. */
   readonly onLine: (line: Buffer) => void
+  /** So many bytes were blank lines, which are skipped: a stream of nothing else would go unnoticed. */
+  readonly onBlank?: (bytes: number) => void
   /** A line passed `maxBytes` and is dropped whole: told once, at that moment, with its bytes so far. */
   readonly onOversize: (bytes: number) => void
 }
@@ -32,13 +34,15 @@ const piecesPerRun = 256
 
 /** Splits a byte stream into lines. One splitter a stream; it owns nothing that needs closing. */
 export function createLineSplitter(options: LineSplitterOptions): LineSplitter {
-  const { maxBytes = 32 * 1024 * 1024, onLine, onOversize } = options
+  const { maxBytes = 32 * 1024 * 1024, onLine, onBlank, onOversize } = options
   // The unfinished line: joined runs, then the pieces after them. Both are empty while it is being dropped.
   let runs: Buffer[] = []
   let pieces: Buffer[] = []
   /** Bytes of the unfinished line, dropped ones included. */
   let size = 0
   let droppedBytes = 0
+  /** Bytes of blank lines that have not been told yet. */
+  let blankBytes = 0
 
   /** Counts bytes of the current line; false once it is too long, and its memory is let go. */
   function fits(bytes: number): boolean {
@@ -68,16 +72,23 @@ export function createLineSplitter(options: LineSplitterOptions): LineSplitter {
     pieces = []
     size = 0
     const line = whole.at(-1) === carriageReturn ? whole.subarray(0, -1) : whole
-    if (fitting && !isBlank(line)) onLine(line)
+    if (!fitting) return
+    if (isBlank(line)) blankBytes += whole.length + 1
+    else onLine(line)
   }
 
   return {
     push(chunk) {
       let start = 0
       for (let end = chunk.indexOf(newline); end !== -1; end = chunk.indexOf(newline, start)) {
-        finish(chunk.subarray(start, end))
+        if (end > start || size > 0) finish(chunk.subarray(start, end))
+        else blankBytes++
         start = end + 1
+        // Line ends in a row cost a look each, not a search: a chunk may hold 65,536 of them.
+        for (; chunk[start] === newline; start++) blankBytes++
       }
+      if (blankBytes > 0) onBlank?.(blankBytes)
+      blankBytes = 0
       const rest = chunk.subarray(start)
       if (rest.length > 0 && fits(rest.length)) hold(rest)
     },
