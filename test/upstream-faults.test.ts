@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import fc from 'fast-check'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, onTestFinished, vi } from 'vitest'
-import { Deadline } from '../src/upstream/deadline.js'
+import { Deadlines } from '../src/upstream/deadline.js'
 import { backoffMs, earliestAttempt } from '../src/upstream/supervisor.js'
 import { start as startHttpLegacy } from './fixtures/http-legacy.mjs'
 import { openLedger } from './fixtures/ledger.mjs'
@@ -639,7 +639,7 @@ describe('the limit of a wait', () => {
 
   it('ends after so long without a sign of life', () => {
     const expire = vi.fn()
-    new Deadline(1000, 10_000, expire)
+    new Deadlines(1000, 10_000).begin({ expired: expire })
     vi.advanceTimersByTime(998)
     expect(expire).not.toHaveBeenCalled()
     vi.advanceTimersByTime(2)
@@ -650,10 +650,11 @@ describe('the limit of a wait', () => {
 
   it('begins anew at each sign of life, but not its total', () => {
     const expire = vi.fn()
-    const deadline = new Deadline(1000, 5000, expire)
+    const deadlines = new Deadlines(1000, 5000)
+    const wait = deadlines.begin({ expired: expire })
     for (let elapsed = 0; elapsed < 4800; elapsed += 600) {
       vi.advanceTimersByTime(600)
-      deadline.touch()
+      deadlines.touch(wait)
       expect(expire).not.toHaveBeenCalled()
     }
     vi.advanceTimersByTime(200)
@@ -662,9 +663,10 @@ describe('the limit of a wait', () => {
 
   it('ends a full idle time after the last sign of life', () => {
     const expire = vi.fn()
-    const deadline = new Deadline(1000, 60_000, expire)
+    const deadlines = new Deadlines(1000, 60_000)
+    const wait = deadlines.begin({ expired: expire })
     vi.advanceTimersByTime(700)
-    deadline.touch()
+    deadlines.touch(wait)
     vi.advanceTimersByTime(995)
     expect(expire).not.toHaveBeenCalled()
     vi.advanceTimersByTime(10)
@@ -673,19 +675,42 @@ describe('the limit of a wait', () => {
 
   it('says total where the total is not longer than the idle time', () => {
     const expire = vi.fn()
-    new Deadline(1000, 1000, expire)
+    new Deadlines(1000, 1000).begin({ expired: expire })
     vi.advanceTimersByTime(1001)
     expect(expire.mock.calls).toEqual([['total']])
   })
 
   it('never ends once it was cleared, and holds one timer however often it is touched', () => {
     const expire = vi.fn()
-    const deadline = new Deadline(1000, 10_000, expire)
-    for (let i = 0; i < 1000; i++) deadline.touch()
+    const deadlines = new Deadlines(1000, 10_000)
+    const wait = deadlines.begin({ expired: expire })
+    for (let i = 0; i < 1000; i++) deadlines.touch(wait)
     expect(vi.getTimerCount()).toBe(1)
-    deadline.clear()
+    deadlines.end(wait)
     expect(vi.getTimerCount()).toBe(0)
     vi.advanceTimersByTime(60_000)
     expect(expire).not.toHaveBeenCalled()
+  })
+
+  it('has one timer for all that wait, and ends each in its own time', () => {
+    const ends: string[] = []
+    const deadlines = new Deadlines(1000, 10_000)
+    const begin = (name: string) => deadlines.begin({ expired: () => ends.push(name) })
+    begin('first')
+    vi.advanceTimersByTime(400)
+    const touched = begin('touched')
+    vi.advanceTimersByTime(300)
+    const ended = begin('ended')
+    begin('last')
+    deadlines.touch(touched)
+    expect(vi.getTimerCount()).toBe(1)
+    deadlines.end(ended)
+    vi.advanceTimersByTime(301)
+    expect(ends).toEqual(['first'])
+    vi.advanceTimersByTime(690)
+    expect(ends).toEqual(['first'])
+    vi.advanceTimersByTime(12)
+    expect(ends).toEqual(['first', 'touched', 'last'])
+    expect(vi.getTimerCount()).toBe(0)
   })
 })

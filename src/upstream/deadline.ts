@@ -1,37 +1,76 @@
 /**
- * The end of a wait: so long without a sign of life, or so long in all. One timer however often it is touched.
+ * The ends of waits that all last equally long: each so long without a sign of life, or so long in all. One timer for all
+ * of them, which the first arms; a wait that begins later ends later, so that nothing is to be done for it.
  */
-export class Deadline {
-  readonly #idleMs: number
-  readonly #end: number
-  readonly #expire: (kind: 'idle' | 'total') => void
-  #lastSign: number
-  #timer: NodeJS.Timeout
+import { Slots } from '../wire/slots.js'
 
-  /** @param expire called once, unless cleared before. */
-  constructor(idleMs: number, totalMs: number, expire: (kind: 'idle' | 'total') => void) {
-    const now = performance.now()
+/** What somebody waits in. */
+export interface Waiting {
+  /** Called once, unless the wait has ended before. */
+  expired(kind: 'idle' | 'total'): void
+}
+
+/** One wait that has begun. */
+export interface Wait {
+  readonly begun: number
+  lastSign: number
+  slot: number
+  readonly waiting: Waiting
+}
+
+export class Deadlines {
+  readonly #idleMs: number
+  readonly #totalMs: number
+  readonly #waits = new Slots<Wait>()
+  #timer: NodeJS.Timeout | undefined
+
+  constructor(idleMs: number, totalMs: number) {
     this.#idleMs = idleMs
-    this.#lastSign = now
-    this.#end = now + totalMs
-    this.#expire = expire
-    this.#timer = setTimeout(this.#look, Math.min(idleMs, totalMs))
+    this.#totalMs = totalMs
+  }
+
+  /** Begins a wait. */
+  begin(waiting: Waiting): Wait {
+    const now = performance.now()
+    const wait: Wait = { begun: now, lastSign: now, slot: -1, waiting }
+    wait.slot = this.#waits.add(wait)
+    if (!this.#timer) this.#timer = setTimeout(this.#look, Math.min(this.#idleMs, this.#totalMs))
+    return wait
   }
 
   /** A sign of life: the idle time begins anew, the total goes on. */
-  touch(): void {
-    this.#lastSign = performance.now()
+  touch(wait: Wait): void {
+    wait.lastSign = performance.now()
   }
 
-  clear(): void {
+  /** It is over, in time or not. */
+  end(wait: Wait): void {
+    if (wait.slot === -1) return
+    this.#waits.remove(wait.slot)
+    wait.slot = -1
+    if (this.#waits.size > 0) return
     clearTimeout(this.#timer)
+    this.#timer = undefined
   }
 
   readonly #look = () => {
+    this.#timer = undefined
     const now = performance.now()
-    const left = Math.min(this.#lastSign + this.#idleMs, this.#end) - now
-    // Timers may fire up to a millisecond early.
-    if (left > 1) this.#timer = setTimeout(this.#look, left)
-    else this.#expire(this.#end - now <= 1 ? 'total' : 'idle')
+    let next = Infinity
+    for (const wait of [...this.#waits]) {
+      // One that expires may end others.
+      if (wait.slot === -1) continue
+      const total = wait.begun + this.#totalMs - now
+      const left = Math.min(wait.lastSign + this.#idleMs - now, total)
+      // Timers may fire up to a millisecond early.
+      if (left > 1) next = Math.min(next, left)
+      else {
+        this.end(wait)
+        wait.waiting.expired(total <= 1 ? 'total' : 'idle')
+      }
+    }
+    if (this.#waits.size === 0) return
+    clearTimeout(this.#timer)
+    this.#timer = setTimeout(this.#look, Math.min(next, this.#idleMs, this.#totalMs))
   }
 }

@@ -3,7 +3,7 @@ import { SwitchboardError } from '../errors.js'
 import { Cancellation } from '../wire/cancellation.js'
 import type { RpcNotification } from '../wire/json-rpc.js'
 import type { ClientFacts, Leg } from '../wire/leg.js'
-import { Deadline } from './deadline.js'
+import type { Deadlines, Wait, Waiting } from './deadline.js'
 
 export interface LegLimits {
   readonly id: string
@@ -14,7 +14,7 @@ export interface LegLimits {
 }
 
 /** A class and no object of closures: one is made for every call. */
-export class TimedLeg implements Leg {
+export class TimedLeg implements Leg, Waiting {
   readonly cancellation = new Cancellation()
   readonly client: ClientFacts
   readonly principal: string | undefined
@@ -24,11 +24,12 @@ export class TimedLeg implements Leg {
   readonly headers: Leg['headers']
   readonly #asked: Leg
   readonly #limits: LegLimits
-  readonly #deadline: Deadline
+  readonly #deadlines: Deadlines
+  readonly #wait: Wait
   readonly #release: () => void
   #dispatched = false
 
-  constructor(limits: LegLimits, asked: Leg) {
+  constructor(limits: LegLimits, deadlines: Deadlines, asked: Leg) {
     this.client = asked.client
     this.principal = asked.principal
     this.wantsProgress = asked.wantsProgress
@@ -38,7 +39,8 @@ export class TimedLeg implements Leg {
     this.#asked = asked
     this.#limits = limits
     this.#release = asked.cancellation.onCancel(reason => this.cancellation.cancel(reason))
-    this.#deadline = new Deadline(limits.timeout * 1000, limits.maxTimeout * 1000, kind => this.#expired(kind))
+    this.#deadlines = deadlines
+    this.#wait = deadlines.begin(this)
   }
 
   onSent(sent: boolean): void {
@@ -47,7 +49,7 @@ export class TimedLeg implements Leg {
 
   onNotification(notification: RpcNotification): void {
     if (!this.#asked.onNotification) return
-    this.#deadline.touch()
+    this.#deadlines.touch(this.#wait)
     this.#asked.onNotification(notification)
   }
 
@@ -57,11 +59,11 @@ export class TimedLeg implements Leg {
 
   /** It is answered, or nobody waits for it any more. */
   end(): void {
-    this.#deadline.clear()
+    this.#deadlines.end(this.#wait)
     this.#release()
   }
 
-  #expired(kind: 'idle' | 'total'): void {
+  expired(kind: 'idle' | 'total'): void {
     const { id, timeout, maxTimeout } = this.#limits
     this.cancellation.cancel(
       new SwitchboardError(

@@ -17,6 +17,7 @@ import { connect, type Connection, type Verdict } from './connect.js'
 import { createIdleWatch, type IdleWatch } from './idle.js'
 import { KeptOffer } from './kept-offer.js'
 import { TimedLeg } from './timed-leg.js'
+import { Deadlines } from './deadline.js'
 import type { GatewayIdentity, Link, LinkInfo } from './link.js'
 import type { Orphans } from './orphans.js'
 import { createNoiseLog, type NoiseLog } from './noise.js'
@@ -70,6 +71,7 @@ export class Upstream {
   readonly config: ServerConfig
   readonly #options: UpstreamOptions
   readonly #places: Places
+  readonly #deadlines: Deadlines
   readonly #kept: KeptOffer
   readonly #waiters = new Set<{ resolve: () => void; reject: (error: Error) => void }>()
   #state: UpstreamState = 'starting'
@@ -102,6 +104,7 @@ export class Upstream {
     this.config = options.config
     this.#options = options
     this.#verdict = options.verdict
+    this.#deadlines = new Deadlines(options.config.timeout * 1000, options.config.maxTimeout * 1000)
     this.#idle = createIdleWatch(options.config.idleStop * 1000, () => this.#rest())
     this.#noise = createNoiseLog((lines, bytes) => {
       const message = 'what it writes on stdout is no MCP message and is skipped; a stdio server must log to stderr'
@@ -232,7 +235,7 @@ export class Upstream {
    * @throws SwitchboardError whose message is a reason without the server's name and without a full stop.
    */
   async request(method: string, params: Json | undefined, asked: Leg): Promise<Answer> {
-    const leg = new TimedLeg(this.config, asked)
+    const leg = new TimedLeg(this.config, this.#deadlines, asked)
     this.#idle.begin()
     try {
       if (!this.#link) await this.#linked(leg.cancellation)
@@ -415,7 +418,6 @@ export class Upstream {
     this.#options.log.info({ event: 'upstream.idle', server: this.id, seconds: this.config.idleStop })
   }
 
-  /** Ends the connection in the background. */
   /** Who waits to be told something needs the server running. */
   async #inUse(open: () => Promise<() => void>): Promise<() => void> {
     this.#idle.begin()
@@ -435,6 +437,7 @@ export class Upstream {
     }
   }
 
+  /** Ends the connection in the background. */
   #letGo(): void {
     this.#ending = Promise.all([this.#ending, this.#connection?.close().catch(() => {})])
     this.#connection = this.#link = undefined
