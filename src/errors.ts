@@ -71,6 +71,7 @@ export const errorTable = {
   method_not_found: { rpc: -32601, http: 200, say: 'Method not found' },
   overloaded: { rpc: -31429, http: 429, say: 'Too many requests.' },
   draining: { rpc: -31503, http: 503, say: 'The gateway is shutting down; try again in a moment.' },
+  revoked: { rpc: -31401, http: 401, say: 'The key was revoked while the call was running' },
   upstream_down: { rpc: -31503, http: 200, say: 'The server is not reachable.' },
   upstream_died: { rpc: -31503, http: 200, say: 'The server went away during the call.' },
   upstream_broke: { rpc: -31502, http: 200, say: 'The connection to the server broke during the call.' },
@@ -90,6 +91,8 @@ export interface ErrorFacts {
   readonly server?: string
   /** Whether the request had been handed to the upstream: if so it may have run. */
   readonly dispatched?: boolean
+  /** What the server itself said, to be passed on. */
+  readonly answer?: { readonly code: number; readonly message: string; readonly data?: unknown }
   /** After how many milliseconds trying again makes sense. */
   readonly retryAfterMs?: number
   /** Members for `error.data`. */

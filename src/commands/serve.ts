@@ -1,8 +1,12 @@
 /** `switchboard serve`: the gateway, until a signal ends it. Prints one block that says everything a first user needs. */
+import { readFileSync } from 'node:fs'
+import { resolve } from 'node:path'
+import { loadConfig } from '../config/load.js'
 import type { Config } from '../config/schema.js'
+import { watchFile } from '../config/watch.js'
 import { reasonOf, SwitchboardError } from '../errors.js'
 import { startGateway, type Gateway } from '../gateway.js'
-import { createLog, type LogLevel } from '../observe/log.js'
+import { createLog, type Log, type LogLevel } from '../observe/log.js'
 import { openState } from '../state.js'
 import type { UpstreamStatus } from '../upstream/upstream.js'
 import type { CommandContext, ExitCode } from './command.js'
@@ -43,9 +47,77 @@ export async function serve(context: CommandContext, { listen, logLevel }: Serve
 
   await Promise.race([settled(gateway, settleMs), signalled])
   context.out(startBlock(gateway, config))
+  const stopReloading = reloadOnChange({ context, gateway, listen, log })
   await signalled
+  stopReloading()
   await gateway.close()
   return 0
+}
+
+interface ReloadOptions {
+  readonly context: CommandContext
+  readonly gateway: Gateway
+  readonly listen: ServeOptions['listen']
+  readonly log: Log
+}
+
+/**
+ * Takes servers.yaml over when it changes, and at SIGHUP (which also reads `file:` secrets anew). A file with any error
+ * is not taken over, not even in part: what runs goes on, and the log says what is wrong. @returns what ends it.
+ */
+function reloadOnChange({ context, gateway, listen, log }: ReloadOptions): () => void {
+  const file = resolve(context.config)
+  let applied = textOf(file)
+  let reading: Promise<void> = Promise.resolve()
+  let ended = false
+
+  async function reload(always: boolean): Promise<void> {
+    const text = textOf(file)
+    if (ended || (text === applied && !always)) return
+    applied = text
+    const { config, findings } = await loadConfig({ file, env: context.env, listen })
+    const errors = findings.filter(({ severity }) => severity === 'error')
+    for (const finding of findings) {
+      const { severity, line, message } = finding
+      log[severity === 'error' ? 'error' : 'warn']({ event: 'config.finding', line, message })
+    }
+    if (!config || errors.length > 0) {
+      gateway.rejected()
+      log.error({
+        event: 'config.rejected',
+        message: `${file} was not taken over: what ran before it goes on. Correct it, or see all of it with "switchboard check"`
+      })
+      return
+    }
+    const { restart, ...change } = gateway.apply(config)
+    log.info({ event: 'config.applied', ...change })
+    if (restart.length > 0) {
+      const message = `takes effect at the next start: ${restart.join(', ')}`
+      log.warn({ event: 'config.restart_needed', message })
+    }
+  }
+
+  const next = (always: boolean) => {
+    reading = reading
+      .then(() => reload(always))
+      .catch((error: unknown) => log.error({ event: 'config.rejected', message: reasonOf(error) }))
+  }
+  const hangUp = () => next(true)
+  process.on('SIGHUP', hangUp)
+  const unwatch = watchFile(file, () => next(false))
+  return () => {
+    ended = true
+    process.off('SIGHUP', hangUp)
+    unwatch()
+  }
+}
+
+function textOf(file: string): string | undefined {
+  try {
+    return readFileSync(file, 'utf8')
+  } catch {
+    return undefined
+  }
 }
 
 /** Resolves when no server is starting any more, or after `ms`. */

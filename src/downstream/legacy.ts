@@ -41,7 +41,7 @@ export interface Conversation {
 }
 
 /** What a client hears that has not said what it wants (2025-11-25, Logging, leaves that to the server). */
-const defaultLevel = 'info'
+export const defaultLevel = 'info'
 const answeredEmpty: Answer = { result: {} }
 
 export interface LegacyOptions {
@@ -64,9 +64,14 @@ export function createLegacy({ relay, serverInfo, held, onLevel }: LegacyOptions
     // Asking twice is asking once (2025-11-25, Resources).
     if (typeof uri === 'string' && to.subscriptions.has(uri)) return answeredEmpty
     const { release, error } = await relay.subscribe(exchange, params, updated =>
-      to.tell({ jsonrpc: '2.0', method: 'notifications/resources/updated', params: { uri: updated } })
+      to.tell({ jsonrpc: '2.0', method: 'notifications/resources/updated', params: updated })
     )
     if (error) return { error }
+    // Its client went meanwhile, and has ended what it had.
+    if (exchange.cancellation.reason) {
+      release()
+      return answeredEmpty
+    }
     const leave = held.hold(exchange.key.id, () => end())
     const end = () => {
       to.subscriptions.delete(uri as string)

@@ -22,6 +22,9 @@ export interface ListenOptions {
 }
 
 const maxUris = 1000
+/** How long the acknowledgement waits for servers to agree; what has not been by then is not honoured. */
+const placedMs = 3000
+const late = () => new Promise<undefined>(resolve => setTimeout(resolve, placedMs, undefined).unref())
 
 export async function listen(
   { relay, listeners, held, subscriptions }: ListenOptions,
@@ -60,9 +63,12 @@ export async function listen(
     const uris = texts(wanted.resourceSubscriptions)
     const answers = await Promise.all(
       uris.map(async uri => {
-        const tell = (updated: string) => send({ method: 'notifications/resources/updated', params: { uri: updated } })
-        const { release } = await relay.subscribe(asker, { uri }, tell)
+        const tell = (params: Json) => send({ method: 'notifications/resources/updated', params })
+        const placed = relay.subscribe(asker, { uri }, tell)
+        // A server that does not answer must not keep the others from being heard.
+        const release = await Promise.race([placed.then(({ release }) => release), late()])
         if (release) releases.push(release)
+        else void placed.then(({ release }) => release?.())
         return release ? [uri] : []
       })
     )

@@ -104,7 +104,8 @@ export function createStreamableHttp({
     try {
       const answer = await legacy.dispatch(exchange, message, session)
       const kind = listOf.get(method)
-      if (kind) {
+      // Templates have no notification of their own: who only lists those has not seen the resources.
+      if (kind && kind !== 'templates') {
         const { change } = listRows[kind]
         session.listed.set(change, {
           scope: caller.scope.key,

@@ -21,6 +21,7 @@ import { Deadlines } from './deadline.js'
 import type { GatewayIdentity, Link, LinkInfo } from './link.js'
 import type { Orphans } from './orphans.js'
 import { createNoiseLog, type NoiseLog } from './noise.js'
+import type { OnUpdated } from './standing.js'
 import { Places } from './places.js'
 import { backoffMs, earliestAttempt, healthyMs } from './supervisor.js'
 
@@ -161,7 +162,7 @@ export class Upstream {
   }
 
   /** Has `listener` told when that resource is updated, over reconnects. @throws SwitchboardError when refused. */
-  subscribe(uri: string, listener: (uri: string) => void): Promise<() => void> {
+  subscribe(uri: string, listener: OnUpdated): Promise<() => void> {
     return this.#inUse(() => this.#kept.subscribe(uri, listener))
   }
 
@@ -195,9 +196,16 @@ export class Upstream {
     return this.#firstAttempt
   }
 
-  /** That attempt, if nothing is known of the server's tools until it has ended; lists wait for it only so long. */
-  get firstList(): Promise<void> | undefined {
-    return this.tools || Date.now() - this.#started > firstListMs ? undefined : this.#firstAttempt
+  /** That attempt, if one of these lists is not known until it has ended; requests wait for it only so long. */
+  firstList(kinds: readonly ListKind[]): Promise<void> | undefined {
+    return kinds.every(kind => this.offer[kind]) || Date.now() - this.#started > firstListMs
+      ? undefined
+      : this.#firstAttempt
+  }
+
+  /** Whether somebody waits for an answer of it. */
+  get busy(): boolean {
+    return this.#places.running + this.#places.waiting + this.#waiters.size > 0
   }
 
   get status(): UpstreamStatus {

@@ -8,6 +8,7 @@
 import type { Json, RpcError, RpcRequest } from './json-rpc.js'
 import { isObject } from './json-rpc.js'
 import type { ClientFacts } from './leg.js'
+import { isLogLevel } from './log-level.js'
 
 export type Era = 'legacy' | 'modern'
 
@@ -113,7 +114,7 @@ export function classifyEra(
     client: {
       capabilities,
       ...(clientInfo !== undefined && { clientInfo }),
-      ...(typeof logLevel === 'string' && { logLevel })
+      ...(isLogLevel(logLevel) && { logLevel })
     }
   }
 }
