@@ -6,7 +6,7 @@
  * It knows neither HTTP nor processes. Names and ids are rewritten, era members are bridged, all else passes by
  * reference. A denied tool and one that does not exist are the same answer.
  */
-import { bridged, bridgedCall, failedError, failedResult, outcomeOf, type Between } from './answers.js'
+import { bridged, bridgedCall, failedError, failedResult, outcomeOf, withShownUris, type Between } from './answers.js'
 import type { EntryNames } from './catalog/entry.js'
 import type { Viewer } from './catalog/routing.js'
 import { capabilitiesOf, instructionsOf } from './catalog/self-description.js'
@@ -268,8 +268,11 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo, taskI
       record(denied ? 'denied' : 'unknown', error.code)
       return { error }
     }
+    const { server, wireName, about } = target
+    const task = about === undefined ? undefined : { id: wireName, shown: name }
+    const named = { server, wireName: about ?? wireName }
     const release = limits.admit(exchange.key.id)
-    const progress = progressOf(exchange, upstream.config.timeout, target, params)
+    const progress = progressOf(exchange, upstream.config.timeout, named, params)
     try {
       if (!release) throw tooMany()
       const capabilities = upstream.info?.capabilities ?? upstream.offer.capabilities
@@ -278,16 +281,17 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo, taskI
         ? { result: { completion: { values: [] } } }
         : await upstream.request(method, target.params, askLeg(exchange, progress, !askable.isOnce))
       if (answer.error && askable.isUnknown(answer.error)) upstream.listDoubtful(askable.kind)
-      const final = bridged(
-        answer,
-        between(exchange, upstream, target.server, target.about ?? '', target.about !== undefined)
-      )
+      if (task && method !== 'tasks/update' && answer.error?.code === errorTable.invalid_params.rpc) {
+        record('rpc_error', answer.error.code)
+        return { error: askable.unknown(name, exchange.era) }
+      }
+      const final = bridged(answer, between(exchange, upstream, target.server, target.about ?? '', task))
       record(final.error ? 'rpc_error' : 'ok', final.error?.code)
       return askable.isCacheable && final.result ? { result: withCacheMembers(final.result, exchange.era) } : final
     } catch (thrown) {
       const error = toSwitchboardError(thrown)
       record(outcomeOf(error), error.rpc)
-      return { error: failedError(error, method, target) }
+      return { error: failedError(error, method, named) }
     } finally {
       progress?.stop()
       release?.()
@@ -351,7 +355,10 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo, taskI
     const upstream = target && upstreams.get(target.server)
     if (!target || !upstream) return undefined
     const told = (params: Json) => {
-      if (keyNow(key).policy.sees(target.server, 'tools', target.about ?? '')) tell({ ...params, taskId })
+      const sight = keyNow(key).policy
+      if (!sight.sees(target.server, 'tools', target.about ?? '')) return
+      const shownUri = (uri: string) => snapshot().catalog.shownUri({ sight, scope }, target.server, uri)
+      tell({ ...withShownUris(params, shownUri), taskId })
     }
     return upstream.watchTask(target.wireName, told).catch(() => undefined)
   }
@@ -361,13 +368,14 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo, taskI
     upstream: RelayUpstream,
     server: string,
     tool: string,
-    isTask = false
+    asked?: { readonly id: string; readonly shown: string }
   ): Between => ({
     to: { era, capabilities: client.capabilities },
     from: { era: upstream.era ?? 'legacy', capabilities: upstream.info?.capabilities ?? {} },
     shownUri: uri => snapshot().catalog.shownUri({ sight: key.policy, scope }, server, uri),
-    shownTask: id => taskIds.seal({ server, tool, id }, key.id),
-    isTask
+    // Sealed again, it would be another text: a client knows its task by the id it asked for.
+    shownTask: id => (id === asked?.id ? asked.shown : taskIds.seal({ server, tool, id }, key.id)),
+    isTask: asked !== undefined
   })
 
   return {

@@ -9,7 +9,7 @@ import { Cancellation } from '../wire/cancellation.js'
 import { classifyMessage, serialiseAnswer, type RpcId, type RpcRequest } from '../wire/json-rpc.js'
 import type { Caller } from './caller.js'
 import { EventStream } from './event-stream.js'
-import { traceOf } from './exchange.js'
+import { commitMs, traceOf } from './exchange.js'
 import { applyCancelled, askingFor, type Legacy } from './legacy.js'
 import { replyAccepted, replyJson } from './reply.js'
 import type { Session } from './sessions.js'
@@ -27,16 +27,23 @@ export async function handleBatch(
   caller: Caller,
   items: readonly unknown[],
   req: IncomingMessage,
-  res: ServerResponse
+  res: ServerResponse,
+  onAnswered: (method: string) => void
 ): Promise<void> {
   const { requests, cancels } = sorted(items, session)
   for (const params of cancels) applyCancelled(session.inFlight, params)
   if (requests.length === 0) return replyAccepted(res)
 
-  const takesStream = req.headers.accept?.toLowerCase().includes('text/event-stream') === true
+  const accept = req.headers.accept?.toLowerCase() ?? ''
+  const takesStream = accept.includes('text/event-stream')
   const answers: string[] = []
   let stream: EventStream | undefined
+  if (takesStream && !accept.includes('application/json') && !accept.includes('*/*')) stream = new EventStream(res)
   const trace = traceOf(req)
+  // Like every answer that takes its time, it becomes a stream that can be kept alive.
+  const commit = setTimeout(() => {
+    if (takesStream && !res.destroyed) stream ??= new EventStream(res)
+  }, commitMs)
 
   const run = async (request: RpcRequest): Promise<void> => {
     const cancellation = new Cancellation()
@@ -56,6 +63,7 @@ export async function handleBatch(
     session.inFlight.set(request.id, { cancel })
     try {
       const answer = await legacy.dispatch(exchange, request, session)
+      onAnswered(request.method)
       // What was cancelled is not answered (2025-03-26, Cancellation).
       if (cancellation.reason) return
       const text = serialiseAnswer(request.id, answer).toString()
@@ -65,7 +73,9 @@ export async function handleBatch(
       session.inFlight.take(request.id)
     }
   }
-  await Promise.all(requests.map(run))
+  await Promise.all(requests.map(run)).finally(() => clearTimeout(commit))
+  // An array without answers is no batch (JSON-RPC 2.0, section 6).
+  if (answers.length === 0 && !res.destroyed) stream ??= new EventStream(res)
   if (!stream) return replyJson(res, 200, `[${answers.join(',')}]`)
   for (const answer of answers) stream.send(answer)
   stream.end()

@@ -91,6 +91,11 @@ export class EventStream {
     return this.#overAt !== undefined && this.#replay?.after(id).length === 0
   }
 
+  /** Whether it has been ended, read or not. */
+  get over(): boolean {
+    return this.#overAt !== undefined
+  }
+
   /** How long ago it was ended, in milliseconds; below 0 while it goes on. @param now epoch milliseconds. */
   overFor(now: number): number {
     return this.#overAt === undefined ? -1 : now - this.#overAt

@@ -42,7 +42,7 @@ export interface Resumable {
 }
 
 /** After this long without an answer the response becomes a stream, so that it can be kept alive. */
-const commitMs = 10_000
+export const commitMs = 10_000
 const traceHeaders = ['traceparent', 'tracestate', 'baggage'] as const
 
 export class HttpExchange implements Exchange {

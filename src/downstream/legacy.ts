@@ -4,7 +4,7 @@
  */
 import { toSwitchboardError } from '../errors.js'
 import type { Exchange, Relay } from '../relay.js'
-import { isLegacyVersion, legacyVersions } from '../wire/era.js'
+import { isLegacyVersion, legacyVersions, withoutTasks } from '../wire/era.js'
 import {
   isObject,
   type Answer,
@@ -103,7 +103,7 @@ export function createLegacy({ relay, serverInfo, held, onLevel }: LegacyOptions
       return {
         version,
         client: {
-          capabilities: isObject(params?.capabilities) ? params.capabilities : {},
+          capabilities: isObject(params?.capabilities) ? withoutTasks(params.capabilities) : {},
           ...(isObject(params?.clientInfo) && { clientInfo: params.clientInfo })
         },
         result: { protocolVersion: version, serverInfo, ...relay.describe(key, scope, 'legacy') }

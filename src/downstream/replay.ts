@@ -39,10 +39,11 @@ export function createReplays(maxBytes: number = limit.all): Replays {
 
   function trim(nonce: string): void {
     const own = rings.get(nonce)
-    while (own && own.size > limit.stream) shift(own)
+    // The newest is kept whatever its size: it may be the answer, and there is nobody to tell that it is lost.
+    while (own && own.size > limit.stream && own.events.length > 1) shift(own)
     for (const ring of rings.values()) {
       if (total <= maxBytes) return
-      while (ring.events.length > 0) shift(ring)
+      while (ring.events.length > (ring === own ? 1 : 0)) shift(ring)
     }
   }
 

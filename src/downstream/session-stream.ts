@@ -33,6 +33,9 @@ export interface SessionStreamsOptions {
 const maxKept = 16
 
 export function createSessionStreams({ relay, listeners, held, replays }: SessionStreamsOptions): SessionStreams {
+  /** What gives back the place that the stream of a session takes. */
+  const places = new WeakMap<Session, () => void>()
+
   /** Changes the client has not heard of: it listed before them, or another process may have told it anything. */
   function missed(session: Session, { key, scope }: Caller): readonly ChangeKind[] {
     const { capabilities } = relay.describe(key, scope, 'legacy')
@@ -59,15 +62,25 @@ export function createSessionStreams({ relay, listeners, held, replays }: Sessio
       const { 'last-event-id': given } = req.headers
       const id = typeof given === 'string' ? given : ''
       if (resumeCall(session, id, res)) return
+      const named = streamOfEvent(id)
+      // Two streams of one session would replace each other for ever: SDKs come back to every one that ends.
+      if (named !== undefined && session.stream?.open && session.stream.nonce !== named)
+        throw new SwitchboardError(
+          'method_not_allowed',
+          'Nothing is left of this stream, and the session has one open.'
+        )
 
       const tell = (change: ChangeKind) => session.tell(changeNotice(change))
       const remove = listeners.add({ key, scope, changes: changeKinds, tell })
+      // Its old place is given back first: it must not be the one that has to go.
+      places.get(session)?.()
       const leave = held.hold(key.id, () => {
         const { stream } = session
         session.stream = undefined
         stream?.end()
         stream?.forget()
       })
+      places.set(session, leave)
       const onClose = () => {
         remove()
         leave()
@@ -92,8 +105,10 @@ export function createSessionStreams({ relay, listeners, held, replays }: Sessio
       onStream(stream) {
         streams.set(stream.nonce as string, stream)
         if (streams.size <= maxKept) return
-        const [[nonce, oldest] = []] = streams
-        streams.delete(nonce as string)
+        // A call that still runs is the last to go: its client may be away because it was told to.
+        const kept = [...streams.values()]
+        const oldest = kept.find(({ over }) => over) ?? kept[0]
+        streams.delete(oldest?.nonce as string)
         oldest?.forget()
       }
     })

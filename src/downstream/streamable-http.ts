@@ -103,19 +103,20 @@ export function createStreamableHttp({
     session.inFlight.set(id, exchange)
     try {
       const answer = await legacy.dispatch(exchange, message, session)
-      const kind = listOf.get(method)
-      // Templates have no notification of their own: who only lists those has not seen the resources.
-      if (kind && kind !== 'templates') {
-        const { change } = listRows[kind]
-        session.listed.set(change, {
-          scope: caller.scope.key,
-          signature: relay.signature(caller.key, caller.scope, change)
-        })
-      }
+      noteListed(session, caller, method)
       exchange.finish(answer)
     } finally {
       session.inFlight.take(id)
     }
+  }
+
+  /** Keeps what the client was shown of a list: whether it misses a change later. */
+  function noteListed(session: Session, { key, scope }: Caller, method: string): void {
+    const kind = listOf.get(method)
+    // Templates have no notification of their own: who only lists those has not seen the resources.
+    if (!kind || kind === 'templates') return
+    const { change } = listRows[kind]
+    session.listed.set(change, { scope: scope.key, signature: relay.signature(key, scope, change) })
   }
 
   async function handleItems(
@@ -131,7 +132,7 @@ export function createStreamableHttp({
         `Not a JSON-RPC 2.0 message: expected a JSON object; only sessions of ${batchVersion} may send several at once.`
       )
     }
-    await handleBatch(legacy, session, caller, items, req, res)
+    await handleBatch(legacy, session, caller, items, req, res, method => noteListed(session, caller, method))
   }
 
   function handleNotification(

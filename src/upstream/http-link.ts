@@ -15,7 +15,7 @@ import { httpFailure, parseMessage, SessionLost } from './http-answer.js'
 import { httpCall } from './http-call.js'
 import { maxMessage, Post, type PostOptions, type PostOwner } from './http-post.js'
 import { HttpStream } from './http-stream.js'
-import type { LinkEvents, LinkInfo } from './link.js'
+import { Principals, type LinkEvents, type LinkInfo } from './link.js'
 import type { Negotiable } from './negotiate.js'
 
 export interface HttpLinkOptions {
@@ -40,6 +40,7 @@ export class HttpLink implements Negotiable {
   readonly #path: string
   readonly #stream: HttpStream
   readonly #inFlight = new Slots<Post>()
+  readonly #principals = new Principals()
   #nextId = 1
   #session: string | undefined
   #renewal: Promise<void> | undefined
@@ -117,6 +118,7 @@ export class HttpLink implements Negotiable {
   #post(method: string, params: Json | undefined, leg: Leg, again = false): Promise<Answer> {
     if (this.#ended) return Promise.reject(this.#failure('upstream_down', 'its connection is closed', false))
     const id = this.#nextId++
+    this.#principals.note(leg.principal)
     const { era, capabilities } = this.info
     const { server, supervised } = this.#options
     const sent = legParams(era, params, leg.client, leg.wantsProgress ? id : undefined, capabilities)
@@ -133,6 +135,7 @@ export class HttpLink implements Negotiable {
         params,
         leg,
         session: this.#session,
+        resumable: era === 'legacy',
         again,
         resolve,
         reject
@@ -144,13 +147,16 @@ export class HttpLink implements Negotiable {
 
   readonly #owner: PostOwner = {
     opened: session => (this.#session = session),
-    resuming: lastEvent => {
+    resuming: ({ asked }, lastEvent) => {
+      if (this.#session !== asked.session) return undefined
       const { 'content-type': _type, ...headers } = this.#headers('GET')
       return { ...headers, accept: 'text/event-stream', 'last-event-id': lastEvent }
     },
-    heard: ({ asked: { method, leg } }, message) => {
+    heard: ({ asked: { method, leg }, isResumed }, message) => {
       // Changes of what a server offers concern everybody, on whichever stream they are told.
       const shared = message.kind === 'notification' && changeOfOffer.test(message.message.method)
+      const foreign = isResumed && message.kind === 'notification' && message.message.method === 'notifications/message'
+      if (foreign && !this.#principals.areOne) return this.#unattributed(message)
       if (message.kind !== 'notification' || (shared && method !== 'subscriptions/listen')) this.#unattributed(message)
       else leg.onNotification?.(message.message)
     },

@@ -44,3 +44,20 @@ export interface GatewayIdentity {
   readonly name: string
   readonly version: string
 }
+
+/** Whose requests a link has carried: as long as it is one key's, nothing on it can belong to another. */
+export class Principals {
+  #first: string | undefined
+  #several = false
+
+  /** @param principal undefined for the gateway's own requests. */
+  note(principal: string | undefined): void {
+    if (principal === undefined || principal === this.#first) return
+    if (this.#first === undefined) this.#first = principal
+    else this.#several = true
+  }
+
+  get areOne(): boolean {
+    return !this.#several
+  }
+}
