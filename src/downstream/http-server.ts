@@ -40,6 +40,10 @@ const limits = {
   keepAliveTimeout: 75_000
 }
 
+/** 2,000 streams and a request beside each; one costs some 60 KB. Beyond, a connection is closed as soon as it is there. */
+const maxConnections = 4000
+const tellDroppedEveryMs = 10_000
+
 export function createHttpServer({ fetch, direct, knows, log }: HttpServerOptions): HttpServer {
   const sockets = new Set<Socket>()
   const open = new Slots<ServerResponse>()
@@ -63,6 +67,13 @@ export function createHttpServer({ fetch, direct, knows, log }: HttpServerOption
   const server = createServer(limits, answer)
   // Too many are counted and refused by the guard; Node would drop them in silence.
   server.maxHeadersCount = 0
+  server.maxConnections = maxConnections
+  let toldDropped = -Infinity
+  server.on('drop', () => {
+    if (performance.now() - toldDropped < tellDroppedEveryMs) return
+    toldDropped = performance.now()
+    log.warn({ event: 'connections.refused', most: maxConnections })
+  })
   // A client that asks before it sends its body is told to go on only with a key that works.
   server.on('checkContinue', (req: IncomingMessage, res: ServerResponse) => {
     if (knows(req.headers)) res.writeContinue()
