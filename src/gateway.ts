@@ -108,6 +108,7 @@ export async function startGateway({ config, state, log }: GatewayOptions): Prom
     },
     sessions: () => sessions.size,
     streams: () => listeners.size,
+    logDropped: () => log.dropped?.() ?? 0,
     keyExpiry: function* () {
       for (const { id, expires } of keyRing.keys) if (expires !== undefined) yield [id, (expires - Date.now()) / 1000]
     }
