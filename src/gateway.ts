@@ -204,8 +204,8 @@ export async function startGateway({ config, state, log }: GatewayOptions): Prom
   async function close(): Promise<void> {
     ready = false
     server.stopListening()
-    const deadline = Date.now() + drainMs
-    while (running > 0 && Date.now() < deadline) await new Promise(resolve => setTimeout(resolve, 20))
+    const deadline = performance.now() + drainMs
+    while (running > 0 && performance.now() < deadline) await new Promise(resolve => setTimeout(resolve, 20))
     sessions.close()
     sse.close()
     modern.close()
