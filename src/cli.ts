@@ -89,6 +89,8 @@ function misused(why: string): ExitCode {
   return 2
 }
 
+// What cannot be told (a full disk, a reader that is gone) must not keep it from running.
+for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {})
 try {
   process.exitCode = await run(process.argv.slice(2))
 } catch (error) {

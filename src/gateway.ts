@@ -153,6 +153,7 @@ export async function startGateway({ config: first, state, log }: GatewayOptions
     },
     sessions: () => sessions.size,
     streams: () => listeners.size,
+    logDropped: () => log.dropped?.() ?? 0,
     keyExpiry: function* () {
       for (const { id, expires } of keyRing.keys) if (expires !== undefined) yield [id, (expires - Date.now()) / 1000]
     },
@@ -261,8 +262,8 @@ export async function startGateway({ config: first, state, log }: GatewayOptions
   async function close(): Promise<void> {
     ready = false
     server.stopListening()
-    const deadline = Date.now() + drainMs
-    while (running.size > 0 && Date.now() < deadline) await new Promise(resolve => setTimeout(resolve, 20))
+    const deadline = performance.now() + drainMs
+    while (running.size > 0 && performance.now() < deadline) await new Promise(resolve => setTimeout(resolve, 20))
     sessions.close()
     sse.close()
     modern.close()

@@ -384,7 +384,7 @@ keys:
     for (const name of ['ready', 'restarts_total', 'running', 'waiting', 'tools'])
       for (const server of ['alpha', 'beta'])
         expect(names).toContain(`switchboard_upstream_${name}{server="${server}"}`)
-    for (const name of ['sessions', 'streams', 'event_loop_delay_seconds'])
+    for (const name of ['sessions', 'streams', 'log_dropped_total', 'event_loop_delay_seconds'])
       expect(names).toContain(`switchboard_${name}`)
     expect(series.get('process_resident_memory_bytes')).toBeGreaterThan(1024 * 1024)
     expect(series.get('switchboard_upstream_ready{server="alpha"}')).toBe(1)

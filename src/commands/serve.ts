@@ -20,14 +20,19 @@ export interface ServeOptions {
 
 /** How long the block waits for servers to come up, so that it shows them ready rather than starting. */
 const settleMs = 800
+/** How long the last lines of the log may take. */
+const flushMs = 1000
+/** How long an end after a fault may take: draining and ending the servers. */
+const faultMs = 20_000
 
 export async function serve(context: CommandContext, { listen, logLevel }: ServeOptions): Promise<ExitCode> {
   const loaded = await readConfiguration(context, listen)
   if (!loaded) return 2
   const { config } = loaded
   const log = createLog(logLevel)
-  process.once('exit', () => log.flush())
+  process.once('exit', () => log.flushNow())
   const signalled = untilSignal()
+  const faulted = untilFault(log)
   let gateway: Gateway
   try {
     const state = openState({
@@ -45,13 +50,17 @@ export async function serve(context: CommandContext, { listen, logLevel }: Serve
     return 1
   }
 
-  await Promise.race([settled(gateway, settleMs), signalled])
+  await Promise.race([settled(gateway, settleMs), signalled, faulted])
   context.out(startBlock(gateway, config))
   const stopReloading = reloadOnChange({ context, gateway, listen, log })
-  await signalled
+  const exitCode = await Promise.race([signalled.then(() => 0 as const), faulted.then(() => 1 as const)])
+  // What is broken may also keep it from ending.
+  if (exitCode === 1) setTimeout(() => process.exit(1), faultMs).unref()
   stopReloading()
   await gateway.close()
-  return 0
+  // A reader that has stopped would keep the process for ever.
+  if (!(await log.flush(flushMs))) process.exit(exitCode)
+  return exitCode
 }
 
 interface ReloadOptions {
@@ -122,8 +131,8 @@ function textOf(file: string): string | undefined {
 
 /** Resolves when no server is starting any more, or after `ms`. */
 async function settled(gateway: Gateway, ms: number): Promise<void> {
-  const deadline = Date.now() + ms
-  while (Date.now() < deadline && gateway.status().some(({ state }) => state === 'starting')) {
+  const deadline = performance.now() + ms
+  while (performance.now() < deadline && gateway.status().some(({ state }) => state === 'starting')) {
     await new Promise(resolve => setTimeout(resolve, 20))
   }
 }
@@ -140,6 +149,17 @@ function untilSignal(): Promise<void> {
     }
     process.on('SIGINT', stop)
     process.on('SIGTERM', stop)
+  })
+}
+
+/** Resolves at the first exception that nobody caught: what the process is worth after it, nobody knows. Each is logged. */
+function untilFault(log: Log): Promise<void> {
+  return new Promise(resolve => {
+    // An unhandled rejection comes here, too.
+    process.on('uncaughtException', (error: unknown) => {
+      log.error({ event: 'fault', reason: reasonOf(error), ...(error instanceof Error && { stack: error.stack }) })
+      resolve()
+    })
   })
 }
 

@@ -72,7 +72,7 @@ export class EventStream {
     clearInterval(this.#timer)
     if (this.#overAt !== undefined) return
     if (json !== undefined && this.#replay) this.#sendKept(json)
-    this.#overAt = Date.now()
+    this.#overAt = performance.now()
     if (!this.open) return
     if (json === undefined || this.#replay) this.#res.end()
     else this.#res.end(sseMessage(json))

@@ -70,7 +70,7 @@ export function createSessions({ sealer, now = Date.now }: SessionsOptions): Ses
     const at = now()
     for (const session of live.values()) {
       for (const [nonce, stream] of session.streams) {
-        if (stream.overFor(Date.now()) < idleMs) continue
+        if (stream.overFor(performance.now()) < idleMs) continue
         session.streams.delete(nonce)
         stream.forget()
       }

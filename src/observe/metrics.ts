@@ -23,6 +23,8 @@ export interface MetricSources {
   readonly streams: () => number
   /** Whether the last change of the configuration was taken over, and when one was, epoch milliseconds. */
   readonly reload: () => { readonly ok: boolean; readonly at: number }
+  /** Lines of the log that were given up. */
+  readonly logDropped: () => number
   /** Seconds until each key that expires does; negative once it has. */
   readonly keyExpiry: () => Iterable<readonly [id: string, seconds: number]>
 }
@@ -82,6 +84,15 @@ export function createMetrics(sources: MetricSources): Metrics {
   )
   single('switchboard_sessions', 'Sessions held in memory.', sources.sessions)
   single('switchboard_streams', 'Open streams to clients.', sources.streams)
+  const droppedLines: Counter = new Counter({
+    name: 'switchboard_log_dropped_total',
+    help: 'Lines of the log that could not be written and were given up.',
+    registers,
+    collect() {
+      droppedLines.reset()
+      droppedLines.inc(sources.logDropped())
+    }
+  })
   single('process_resident_memory_bytes', 'Resident memory of the gateway.', () => process.memoryUsage.rss())
   const delay = monitorEventLoopDelay({ resolution: 20 })
   delay.enable()

@@ -81,13 +81,13 @@ async function connectServed(options: ConnectOptions, command: string): Promise<
     }
   })
   try {
-    const deadline = Date.now() + config.startTimeout * 1000
+    const deadline = performance.now() + config.startTimeout * 1000
     while (!connection) {
       connection = await dial(options).catch((error: unknown) => {
         if (cancellation.reason) throw cancellation.reason
         const notYet = error instanceof SwitchboardError && error.code === 'upstream_down' && died === undefined
         if (!notYet) throw error
-        if (Date.now() < deadline) return undefined
+        if (performance.now() < deadline) return undefined
         throw new SwitchboardError(
           'upstream_down',
           `its process runs, but after ${config.startTimeout} s ${error.message}`

@@ -31,12 +31,18 @@ export async function fetchList(
 ): Promise<FetchedList> {
   const items: Json[] = []
   const seen = new Set<string>()
-  const deadline = Date.now() + ms
+  const deadline = performance.now() + ms
   let ttlMs: number | undefined
   let cursor: string | undefined
   for (let page = 1; ; page++) {
     const params = cursor === undefined ? {} : { cursor }
-    const answer = await ask(link, method, params, ownFacts(identity), Math.max(deadline - Date.now(), 1))
+    const answer = await ask(
+      link,
+      method,
+      params,
+      ownFacts(identity),
+      Math.max(Math.round(deadline - performance.now()), 1)
+    )
     if (!answer.result) {
       const { code, message } = answer.error ?? { code: undefined, message: 'nothing usable' }
       const said = `it answered ${method} with an error: ${message.slice(0, 300)}${code === undefined ? '' : ` (${code})`}`

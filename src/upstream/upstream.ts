@@ -198,7 +198,7 @@ export class Upstream {
 
   /** That attempt, if one of these lists is not known until it has ended; requests wait for it only so long. */
   firstList(kinds: readonly ListKind[]): Promise<void> | undefined {
-    return kinds.every(kind => this.offer[kind]) || Date.now() - this.#started > firstListMs
+    return kinds.every(kind => this.offer[kind]) || performance.now() - this.#started > firstListMs
       ? undefined
       : this.#firstAttempt
   }
@@ -230,7 +230,7 @@ export class Upstream {
 
   /** Begins to connect, in the background; a lazy server whose tools are known waits for its first call instead. */
   start(): void {
-    this.#started = Date.now()
+    this.#started = performance.now()
     if (this.config.start === 'lazy' && this.tools) return this.#become('idle', undefined)
     this.#firstAttempt = this.#connect().then(() => {
       this.#firstAttempt = undefined
@@ -320,7 +320,8 @@ export class Upstream {
         )
       )
     }
-    if (!this.#attempt) this.#schedule(earliestAttempt(this.#lastAttempt, this.#crashes, Date.now()) - Date.now())
+    if (!this.#attempt)
+      this.#schedule(earliestAttempt(this.#lastAttempt, this.#crashes, performance.now()) - performance.now())
     return new Promise((resolve, reject) => {
       const waiter = { resolve: () => end(resolve), reject: (error: Error) => end(() => reject(error)) }
       const end = (act: () => void) => {
@@ -354,7 +355,7 @@ export class Upstream {
 
   async #open(): Promise<void> {
     if (this.#state === 'stopped') return
-    const started = (this.#lastAttempt = Date.now())
+    const started = (this.#lastAttempt = performance.now())
     this.#become('starting', this.#problem)
     try {
       const { identity, log, orphans } = this.#options
@@ -382,12 +383,12 @@ export class Upstream {
       if (this.#stopped()) return await connection.close()
       this.#connection = connection
       this.#link = connection.link
-      this.#linkedAt = Date.now()
+      this.#linkedAt = performance.now()
       this.#verdict = connection.verdict
       if (this.tools) this.#wake()
       await this.#kept.follow(connection.link)
       if (this.#link !== connection.link) return
-      this.#connectMs = Date.now() - started
+      this.#connectMs = Math.round(performance.now() - started)
       this.#become('ready', this.#listProblem)
       this.#wake()
       this.#idle.arm()
@@ -413,7 +414,7 @@ export class Upstream {
     this.#letGo()
     this.#restarts++
     this.#crashed()
-    if (Date.now() - this.#linkedAt > healthyMs) this.#failures = 0
+    if (performance.now() - this.#linkedAt > healthyMs) this.#failures = 0
     this.#failed(reason)
   }
 
@@ -453,7 +454,7 @@ export class Upstream {
   }
 
   #crashed(): void {
-    this.#crashes = [...this.#crashes, Date.now()].slice(-10)
+    this.#crashes = [...this.#crashes, performance.now()].slice(-10)
   }
 
   #failed(reason: string): void {
