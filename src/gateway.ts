@@ -9,6 +9,7 @@ import { createViews } from './catalog/view.js'
 import { isLoopback } from './config/checks.js'
 import type { Config } from './config/schema.js'
 import { createApp } from './downstream/app.js'
+import { createReadJson } from './downstream/body.js'
 import { createHttpServer } from './downstream/http-server.js'
 import { createLegacy } from './downstream/legacy.js'
 import { createListeners } from './downstream/listeners.js'
@@ -53,7 +54,6 @@ export interface Gateway {
   close(): Promise<void>
 }
 
-const drainMs = 8000
 /** The longest a client may keep a list; changes are told besides. */
 const maxListTtlMs = 60_000
 /** Servers are told at most this often that their lists are being read. */
@@ -62,6 +62,7 @@ const findingsMs = 1000
 
 /** Listens first, so that a taken port costs no upstream a start. @throws SwitchboardError when the port cannot be had. */
 export async function startGateway({ config, state, log }: GatewayOptions): Promise<Gateway> {
+  const { limits } = config
   const identity = { name: 'switchboard', version }
   const serverInfo = { name: 'switchboard', title: config.listen.title, version }
   const generated = createGeneratedSecrets(state)
@@ -121,7 +122,7 @@ export async function startGateway({ config, state, log }: GatewayOptions): Prom
   const relay = createRelay({
     snapshot: () => snapshot,
     onList,
-    limits: createLimits(),
+    limits: createLimits({ inFlight: limits.callsPerKey }),
     audit,
     serverInfo,
     taskIds: createTaskIds(sealer)
@@ -146,23 +147,32 @@ export async function startGateway({ config, state, log }: GatewayOptions): Prom
     }
   }
   const listeners = createListeners((key, scope, change) => relay.signature(key, scope, change))
-  const held = createLiveState()
+  const held = createLiveState(limits.liveStatePerKey)
   const onLevel = () => {
     const level = mostTalkative([...sessions.levels(), ...sse.levels()])
     if (level !== undefined) for (const upstream of upstreams.values()) upstream.setLogLevel(level)
   }
   const legacy = createLegacy({ relay: counted, serverInfo, held, onLevel })
   const modern = createModern({ relay: counted, listeners, serverInfo, held })
-  const sse = createSse({ legacy, listeners, held })
-  const sessionStreams = createSessionStreams({ relay, listeners, held, replays: createReplays() })
+  const readJson = createReadJson(limits)
+  const sse = createSse({ legacy, listeners, held, readJson })
+  const sessionStreams = createSessionStreams({ relay, listeners, held, replays: createReplays(limits.replayBytes) })
   const sessions = createSessions({ sealer })
   const app = createApp({
-    guard: { ...config.listen, loopback: isLoopback(config.listen.host) },
+    guard: { ...config.listen, loopback: isLoopback(config.listen.host), headerFields: limits.headerFields },
     keys: () => keyRing,
     catalog: () => snapshot.catalog,
-    streamableHttp: createStreamableHttp({ legacy, modern, sessions, sessionStreams, relay }),
+    streamableHttp: createStreamableHttp({
+      legacy,
+      modern,
+      sessions,
+      sessionStreams,
+      relay,
+      readJson,
+      batchMessages: limits.batchMessages
+    }),
     sse,
-    rest: createRest({ relay: counted, serverInfo }),
+    rest: createRest({ relay: counted, readJson, serverInfo }),
     metrics: ({ id, policy }) =>
       metrics.scrape(policy.seesAll ? undefined : { keyId: id, seesServer: server => policy.seesServer(server) }),
     log,
@@ -171,6 +181,7 @@ export async function startGateway({ config, state, log }: GatewayOptions): Prom
   const server = createHttpServer({
     ...app,
     knows: headers => keyRing.authenticate(headers).key !== undefined,
+    limits,
     log
   })
   const url = await server.listen(config.listen.host, config.listen.port)
@@ -182,6 +193,7 @@ export async function startGateway({ config, state, log }: GatewayOptions): Prom
     const upstream: Upstream = new Upstream({
       config: serverConfig,
       identity,
+      limits,
       log,
       orphans,
       ...(cached && { cached: cached.offer }),
@@ -203,7 +215,7 @@ export async function startGateway({ config, state, log }: GatewayOptions): Prom
   async function close(): Promise<void> {
     ready = false
     server.stopListening()
-    const deadline = Date.now() + drainMs
+    const deadline = Date.now() + limits.drainTimeout * 1000
     while (running > 0 && Date.now() < deadline) await new Promise(resolve => setTimeout(resolve, 20))
     sessions.close()
     sse.close()

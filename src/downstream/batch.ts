@@ -15,21 +15,25 @@ import { replyAccepted, replyJson } from './reply.js'
 import type { Session } from './sessions.js'
 
 export const batchVersion = '2025-03-26'
-const maxMessages = 20
+
+export interface BatchOptions {
+  readonly legacy: Legacy
+  readonly session: Session
+  readonly caller: Caller
+  readonly maxMessages: number
+}
 
 /**
  * Answers a batch of a session.
  * @throws SwitchboardError when anything about it is not as it must be: then nothing of it was begun.
  */
 export async function handleBatch(
-  legacy: Legacy,
-  session: Session,
-  caller: Caller,
+  { legacy, session, caller, maxMessages }: BatchOptions,
   items: readonly unknown[],
   req: IncomingMessage,
   res: ServerResponse
 ): Promise<void> {
-  const { requests, cancels } = sorted(items, session)
+  const { requests, cancels } = sorted(items, session, maxMessages)
   for (const params of cancels) applyCancelled(session.inFlight, params)
   if (requests.length === 0) return replyAccepted(res)
 
@@ -73,7 +77,8 @@ export async function handleBatch(
 
 function sorted(
   items: readonly unknown[],
-  session: Session
+  session: Session,
+  maxMessages: number
 ): { requests: readonly RpcRequest[]; cancels: readonly RpcRequest['params'][] } {
   const bad = (why: string) => new SwitchboardError('invalid_request', `Not a batch that can be answered: ${why}.`)
   if (items.length === 0) throw bad('it is empty')

@@ -16,7 +16,16 @@ export interface HttpServerOptions {
   readonly direct: (req: IncomingMessage, res: ServerResponse) => boolean
   /** Whether these headers hold a key that works. */
   readonly knows: (headers: IncomingHttpHeaders) => boolean
+  readonly limits: HttpLimits
   readonly log: Log
+}
+
+/** None of them concerns a response, so streams may live for days. Times in seconds. */
+export interface HttpLimits {
+  readonly headerBytes: number
+  readonly headerTimeout: number
+  readonly requestTimeout: number
+  readonly connections: number
 }
 
 export interface HttpServer {
@@ -30,17 +39,12 @@ export interface HttpServer {
   close(): Promise<void>
 }
 
-/** Limits of the HTTP parser; none of them concerns a response, so streams may live for days. */
-const limits = {
-  maxHeaderSize: 16 * 1024,
-  headersTimeout: 10_000,
-  requestTimeout: 30_000,
-  connectionsCheckingInterval: 1000,
-  // Longer than the idle time of common proxies, so that it is they who close.
-  keepAliveTimeout: 75_000
-}
+/** Longer than the idle time of common proxies, so that it is they who close. */
+const keepAliveTimeout = 75_000
+/** How often it is told that connections were refused, at most. */
+const tellDropsMs = 10_000
 
-export function createHttpServer({ fetch, direct, knows, log }: HttpServerOptions): HttpServer {
+export function createHttpServer({ fetch, direct, knows, limits, log }: HttpServerOptions): HttpServer {
   const sockets = new Set<Socket>()
   const open = new Slots<ServerResponse>()
   let stopped = false
@@ -60,7 +64,27 @@ export function createHttpServer({ fetch, direct, knows, log }: HttpServerOption
     if (stopped) res.shouldKeepAlive = false
     if (!direct(req, res)) void listener(req, res)
   }
-  const server = createServer(limits, answer)
+  const server = createServer(
+    {
+      maxHeaderSize: limits.headerBytes,
+      // Node wants it no longer than the whole.
+      headersTimeout: Math.min(limits.headerTimeout, limits.requestTimeout) * 1000,
+      requestTimeout: limits.requestTimeout * 1000,
+      connectionsCheckingInterval: 1000,
+      keepAliveTimeout
+    },
+    answer
+  )
+  server.maxConnections = limits.connections
+  let dropped = 0
+  let droppedTold = -Infinity
+  server.on('drop', () => {
+    dropped++
+    if (performance.now() - droppedTold < tellDropsMs) return
+    log.warn({ event: 'connections.full', refused: dropped, limit: limits.connections })
+    droppedTold = performance.now()
+    dropped = 0
+  })
   // Too many are counted and refused by the guard; Node would drop them in silence.
   server.maxHeadersCount = 0
   // A client that asks before it sends its body is told to go on only with a key that works.

@@ -10,7 +10,7 @@ import type { Exchange, Relay } from '../relay.js'
 import { Cancellation } from '../wire/cancellation.js'
 import { isObject, type Answer, type Json, type RpcNotification } from '../wire/json-rpc.js'
 import type { Caller } from './caller.js'
-import { readJson } from './body.js'
+import type { ReadJson } from './body.js'
 import { EventStream } from './event-stream.js'
 import { replyJson, replyRefusal, unreadBody, type ReplyHeaders } from './reply.js'
 
@@ -22,12 +22,13 @@ export interface RestDoor {
 
 export interface RestOptions {
   readonly relay: Relay
+  readonly readJson: ReadJson
   readonly serverInfo: { readonly title: string; readonly version: string }
 }
 
 const progressToken = 'rest'
 
-export function createRest({ relay, serverInfo }: RestOptions): RestDoor {
+export function createRest({ relay, readJson, serverInfo }: RestOptions): RestDoor {
   function exchangeOf(caller: Caller, res: ServerResponse, notify: (notification: RpcNotification) => void): Exchange {
     const cancellation = new Cancellation()
     res.once('close', () => {

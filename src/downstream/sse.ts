@@ -21,7 +21,7 @@ import type { ClientFacts } from '../wire/leg.js'
 import { changeKinds } from '../wire/lists.js'
 import { Running } from '../wire/slots.js'
 import type { Caller } from './caller.js'
-import { readJson } from './body.js'
+import type { ReadJson } from './body.js'
 import { EventStream } from './event-stream.js'
 import { traceOf } from './exchange.js'
 import { applyCancelled, askingFor, unsubscribeAll, type Conversation, type InFlight, type Legacy } from './legacy.js'
@@ -86,9 +86,10 @@ export interface SseOptions {
   readonly legacy: Legacy
   readonly listeners: Listeners
   readonly held: LiveState
+  readonly readJson: ReadJson
 }
 
-export function createSse({ legacy, listeners, held }: SseOptions): SseDoor {
+export function createSse({ legacy, listeners, held, readJson }: SseOptions): SseDoor {
   const conversations = new Map<string, SseConversation>()
 
   function handleGet({ key, scope }: Caller, _req: IncomingMessage, res: ServerResponse): void {

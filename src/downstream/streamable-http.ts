@@ -11,7 +11,7 @@ import { classifyMessage, isObject, type RpcId, type RpcNotification, type RpcRe
 import { listOf, listRows } from '../wire/lists.js'
 import type { Caller } from './caller.js'
 import { batchVersion, handleBatch } from './batch.js'
-import { readJson } from './body.js'
+import type { ReadJson } from './body.js'
 import { HttpExchange } from './exchange.js'
 import { applyCancelled, askingFor, type Legacy } from './legacy.js'
 import type { Modern } from './modern.js'
@@ -25,6 +25,9 @@ export interface StreamableHttpOptions {
   readonly sessions: Sessions
   readonly sessionStreams: SessionStreams
   readonly relay: Pick<Relay, 'signature'>
+  readonly readJson: ReadJson
+  /** Messages one batch may have. */
+  readonly batchMessages: number
 }
 
 export interface StreamableHttp {
@@ -38,7 +41,9 @@ export function createStreamableHttp({
   modern,
   sessions,
   sessionStreams,
-  relay
+  relay,
+  readJson,
+  batchMessages
 }: StreamableHttpOptions): StreamableHttp {
   async function handlePost(caller: Caller, req: IncomingMessage, res: ServerResponse): Promise<void> {
     let id: RpcId | undefined
@@ -130,7 +135,7 @@ export function createStreamableHttp({
         `Not a JSON-RPC 2.0 message: expected a JSON object; only sessions of ${batchVersion} may send several at once.`
       )
     }
-    await handleBatch(legacy, session, caller, items, req, res)
+    await handleBatch({ legacy, session, caller, maxMessages: batchMessages }, items, req, res)
   }
 
   function handleNotification(

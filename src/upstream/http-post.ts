@@ -8,7 +8,6 @@ import type { Leg } from '../wire/leg.js'
 import { outcomeOf, parseMessage, SessionLost, single, speaksOfLostSession, type Asked } from './http-answer.js'
 import { httpCall, type HeaderMap, type HttpCall, type HttpCallOptions, type HttpEnd } from './http-call.js'
 
-export const maxMessage = 32 * 1024 * 1024
 /** After the answer, a well-behaved server ends the stream; another is cut off after this. */
 const lingerMs = 5000
 /** How long a broken connection waits for the news of its process. */
@@ -29,7 +28,7 @@ export interface PostOwner {
   settled(post: Post, outcome: Answer | Error): void
 }
 
-export interface PostOptions extends Asked, Pick<HttpCallOptions, 'path' | 'headers' | 'body'> {
+export interface PostOptions extends Asked, Pick<HttpCallOptions, 'path' | 'headers' | 'body' | 'maxBytes'> {
   readonly owner: PostOwner
   readonly params: Json | undefined
   readonly leg: Leg
@@ -44,7 +43,7 @@ export interface PostOptions extends Asked, Pick<HttpCallOptions, 'path' | 'head
 export class Post implements HttpCallOptions {
   readonly asked: PostOptions
   readonly method = 'POST'
-  readonly maxBytes = maxMessage
+  readonly maxBytes: number
   readonly path: string
   readonly headers: HttpCallOptions['headers']
   readonly body: string | undefined
@@ -63,6 +62,7 @@ export class Post implements HttpCallOptions {
     this.path = options.path
     this.headers = options.headers
     this.body = options.body
+    this.maxBytes = options.maxBytes
   }
 
   send(pool: Pool): void {
