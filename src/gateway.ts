@@ -11,6 +11,7 @@ import type { Config } from './config/schema.js'
 import { createApp } from './downstream/app.js'
 import { createReadJson } from './downstream/body.js'
 import { createHttpServer } from './downstream/http-server.js'
+import type { StreamTerms } from './downstream/event-stream.js'
 import { createLegacy } from './downstream/legacy.js'
 import { createListeners } from './downstream/listeners.js'
 import { createLiveState } from './downstream/live-state.js'
@@ -19,6 +20,7 @@ import { createSessionStreams } from './downstream/session-stream.js'
 import { createSessions } from './downstream/sessions.js'
 import { createReplays } from './downstream/replay.js'
 import { createRest } from './downstream/rest.js'
+import { createCutOff } from './downstream/stall.js'
 import { createSse } from './downstream/sse.js'
 import { createStreamableHttp } from './downstream/streamable-http.js'
 import { createAudit } from './observe/audit.js'
@@ -40,6 +42,8 @@ export interface GatewayOptions {
   readonly config: Config
   readonly state: State
   readonly log: Log
+  /** Other times than a gateway has, for tests. */
+  readonly pace?: Partial<Pick<StreamTerms, 'commitMs' | 'keepAliveMs'>>
 }
 
 export interface Gateway {
@@ -61,7 +65,7 @@ const useEveryMs = 1000
 const findingsMs = 1000
 
 /** Listens first, so that a taken port costs no upstream a start. @throws SwitchboardError when the port cannot be had. */
-export async function startGateway({ config, state, log }: GatewayOptions): Promise<Gateway> {
+export async function startGateway({ config, state, log, pace }: GatewayOptions): Promise<Gateway> {
   const { limits } = config
   const identity = { name: 'switchboard', version }
   const serverInfo = { name: 'switchboard', title: config.listen.title, version }
@@ -152,11 +156,25 @@ export async function startGateway({ config, state, log }: GatewayOptions): Prom
     const level = mostTalkative([...sessions.levels(), ...sse.levels()])
     if (level !== undefined) for (const upstream of upstreams.values()) upstream.setLogLevel(level)
   }
+  const cutOff = createCutOff(log)
+  const terms: StreamTerms = {
+    maxWaiting: limits.streamBytes,
+    cutOff,
+    keepAliveMs: 15_000,
+    commitMs: 10_000,
+    ...pace
+  }
   const legacy = createLegacy({ relay: counted, serverInfo, held, onLevel })
-  const modern = createModern({ relay: counted, listeners, serverInfo, held })
+  const modern = createModern({ relay: counted, listeners, serverInfo, held, terms })
   const readJson = createReadJson(limits)
-  const sse = createSse({ legacy, listeners, held, readJson })
-  const sessionStreams = createSessionStreams({ relay, listeners, held, replays: createReplays(limits.replayBytes) })
+  const sse = createSse({ legacy, listeners, held, readJson, terms })
+  const sessionStreams = createSessionStreams({
+    relay,
+    listeners,
+    held,
+    replays: createReplays(limits.replayBytes),
+    terms
+  })
   const sessions = createSessions({ sealer })
   const app = createApp({
     guard: { ...config.listen, loopback: isLoopback(config.listen.host), headerFields: limits.headerFields },
@@ -169,10 +187,11 @@ export async function startGateway({ config, state, log }: GatewayOptions): Prom
       sessionStreams,
       relay,
       readJson,
+      terms,
       batchMessages: limits.batchMessages
     }),
     sse,
-    rest: createRest({ relay: counted, readJson, serverInfo }),
+    rest: createRest({ relay: counted, readJson, terms, serverInfo }),
     metrics: ({ id, policy }) =>
       metrics.scrape(policy.seesAll ? undefined : { keyId: id, seesServer: server => policy.seesServer(server) }),
     log,
@@ -182,6 +201,7 @@ export async function startGateway({ config, state, log }: GatewayOptions): Prom
     ...app,
     knows: headers => keyRing.authenticate(headers).key !== undefined,
     limits,
+    cutOff,
     log
   })
   const url = await server.listen(config.listen.host, config.listen.port)

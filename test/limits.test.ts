@@ -48,6 +48,8 @@ describe('limits in servers.yaml', () => {
       liveStatePerKey: 100,
       callsPerKey: 100,
       connections: 2000,
+      streamBytes: 1024 * 1024,
+      stallTimeout: 30,
       drainTimeout: 8
     })
   })

@@ -235,6 +235,8 @@ function limitsConfig(limits: ConfigFile['limits']): LimitsConfig {
     batchMessages: limits.batch_messages,
     callsPerKey: limits.calls_per_key,
     liveStatePerKey: limits.live_state_per_key,
+    streamBytes: limits.stream_kib * 1024,
+    stallTimeout: limits.stall_timeout,
     replayBytes: limits.replay_kib * 1024,
     messageBytes: limits.message_kib * 1024,
     stdinBytes: limits.stdin_kib * 1024,

@@ -173,6 +173,12 @@ export const limitsSchema = z.strictObject(
       100,
       'Streams and subscriptions one key may hold open; a further one ends the oldest.'
     ),
+    stream_kib: count(
+      { min: 16, max: 65_536 },
+      1024,
+      'What may wait behind a client that does not read its stream, in KiB; further progress and log messages are dropped, a change it must hear of ends the stream.'
+    ),
+    stall_timeout: seconds(30, 'Time after which a client that takes nothing of what waits for it is cut off.'),
     replay_kib: count(
       { min: 0, max: 1_048_576 },
       32_768,
@@ -304,6 +310,8 @@ export interface LimitsConfig {
   readonly batchMessages: number
   readonly callsPerKey: number
   readonly liveStatePerKey: number
+  readonly streamBytes: number
+  readonly stallTimeout: number
   readonly replayBytes: number
   readonly messageBytes: number
   readonly stdinBytes: number

@@ -8,7 +8,7 @@ import type { Exchange } from '../relay.js'
 import { Cancellation } from '../wire/cancellation.js'
 import { classifyMessage, serialiseAnswer, type RpcId, type RpcRequest } from '../wire/json-rpc.js'
 import type { Caller } from './caller.js'
-import { EventStream } from './event-stream.js'
+import { EventStream, type StreamTerms } from './event-stream.js'
 import { traceOf } from './exchange.js'
 import { applyCancelled, askingFor, type Legacy } from './legacy.js'
 import { replyAccepted, replyJson } from './reply.js'
@@ -21,6 +21,7 @@ export interface BatchOptions {
   readonly session: Session
   readonly caller: Caller
   readonly maxMessages: number
+  readonly terms: StreamTerms
 }
 
 /**
@@ -28,7 +29,7 @@ export interface BatchOptions {
  * @throws SwitchboardError when anything about it is not as it must be: then nothing of it was begun.
  */
 export async function handleBatch(
-  { legacy, session, caller, maxMessages }: BatchOptions,
+  { legacy, session, caller, maxMessages, terms }: BatchOptions,
   items: readonly unknown[],
   req: IncomingMessage,
   res: ServerResponse
@@ -52,8 +53,8 @@ export async function handleBatch(
       ...(trace && { headers: trace }),
       notify(notification) {
         if (!takesStream || cancellation.reason || res.destroyed) return
-        stream ??= new EventStream(res)
-        stream.send(JSON.stringify(notification))
+        stream ??= new EventStream(res, terms)
+        if (!stream.full) stream.send(JSON.stringify(notification))
       }
     }
     const cancel = (reason: string) => cancellation.cancel(new SwitchboardError('cancelled', reason))
@@ -63,7 +64,7 @@ export async function handleBatch(
       // What was cancelled is not answered (2025-03-26, Cancellation).
       if (cancellation.reason) return
       const text = serialiseAnswer(request.id, answer).toString()
-      if (stream) stream.send(text)
+      if (stream) stream.answer(text)
       else answers.push(text)
     } finally {
       session.inFlight.take(request.id)
@@ -71,7 +72,7 @@ export async function handleBatch(
   }
   await Promise.all(requests.map(run))
   if (!stream) return replyJson(res, 200, `[${answers.join(',')}]`)
-  for (const answer of answers) stream.send(answer)
+  for (const answer of answers) stream.answer(answer)
   stream.end()
 }
 

@@ -9,6 +9,7 @@ import { reasonOf, SwitchboardError } from '../errors.js'
 import type { Log } from '../observe/log.js'
 import { Slots } from '../wire/slots.js'
 import { refusal } from './app.js'
+import { createStallWatch, type CutOff } from './stall.js'
 
 export interface HttpServerOptions {
   readonly fetch: Parameters<typeof getRequestListener>[0]
@@ -17,15 +18,18 @@ export interface HttpServerOptions {
   /** Whether these headers hold a key that works. */
   readonly knows: (headers: IncomingHttpHeaders) => boolean
   readonly limits: HttpLimits
+  /** Ends the connection of a client that does not read. */
+  readonly cutOff: CutOff
   readonly log: Log
 }
 
-/** None of them concerns a response, so streams may live for days. Times in seconds. */
+/** Times in seconds. None but the last concerns a response, so streams that are read may live for days. */
 export interface HttpLimits {
   readonly headerBytes: number
   readonly headerTimeout: number
   readonly requestTimeout: number
   readonly connections: number
+  readonly stallTimeout: number
 }
 
 export interface HttpServer {
@@ -44,9 +48,10 @@ const keepAliveTimeout = 75_000
 /** How often it is told that connections were refused, at most. */
 const tellDropsMs = 10_000
 
-export function createHttpServer({ fetch, direct, knows, limits, log }: HttpServerOptions): HttpServer {
+export function createHttpServer({ fetch, direct, knows, limits, cutOff, log }: HttpServerOptions): HttpServer {
   const sockets = new Set<Socket>()
   const open = new Slots<ServerResponse>()
+  const stalls = createStallWatch({ open, stallMs: limits.stallTimeout * 1000, cutOff })
   let stopped = false
 
   const listener = getRequestListener(fetch, {
@@ -126,6 +131,7 @@ export function createHttpServer({ fetch, direct, knows, limits, log }: HttpServ
       server.close()
       server.closeAllConnections()
       for (const socket of sockets) socket.destroy()
+      stalls.close()
       while (sockets.size > 0) await new Promise(resolve => setImmediate(resolve))
     }
   }

@@ -12,6 +12,7 @@ import { listOf, listRows } from '../wire/lists.js'
 import type { Caller } from './caller.js'
 import { batchVersion, handleBatch } from './batch.js'
 import type { ReadJson } from './body.js'
+import type { StreamTerms } from './event-stream.js'
 import { HttpExchange } from './exchange.js'
 import { applyCancelled, askingFor, type Legacy } from './legacy.js'
 import type { Modern } from './modern.js'
@@ -26,6 +27,7 @@ export interface StreamableHttpOptions {
   readonly sessionStreams: SessionStreams
   readonly relay: Pick<Relay, 'signature'>
   readonly readJson: ReadJson
+  readonly terms: StreamTerms
   /** Messages one batch may have. */
   readonly batchMessages: number
 }
@@ -43,6 +45,7 @@ export function createStreamableHttp({
   sessionStreams,
   relay,
   readJson,
+  terms,
   batchMessages
 }: StreamableHttpOptions): StreamableHttp {
   async function handlePost(caller: Caller, req: IncomingMessage, res: ServerResponse): Promise<void> {
@@ -85,7 +88,17 @@ export function createStreamableHttp({
       const { version, client, result } = legacy.initialize(caller, message.params)
       const session = sessions.open(caller.key.id, version, client)
       const replyHeaders = { 'mcp-session-id': session.id }
-      const opening = { id, era: 'legacy', client, logLevel: undefined, ...caller, req, res, replyHeaders } as const
+      const opening = {
+        id,
+        era: 'legacy',
+        client,
+        logLevel: undefined,
+        ...caller,
+        req,
+        res,
+        terms,
+        replyHeaders
+      } as const
       return new HttpExchange(opening).finish({ result })
     }
     const session = requireSession(caller.key, req)
@@ -103,6 +116,7 @@ export function createStreamableHttp({
       ...caller,
       req,
       res,
+      terms,
       resumable
     })
     session.inFlight.set(id, exchange)
@@ -135,7 +149,7 @@ export function createStreamableHttp({
         `Not a JSON-RPC 2.0 message: expected a JSON object; only sessions of ${batchVersion} may send several at once.`
       )
     }
-    await handleBatch({ legacy, session, caller, maxMessages: batchMessages }, items, req, res)
+    await handleBatch({ legacy, session, caller, maxMessages: batchMessages, terms }, items, req, res)
   }
 
   function handleNotification(
