@@ -47,13 +47,13 @@ export const errorTable = {
     http: 405,
     say: 'This address takes POST. GET and DELETE need the Mcp-Session-Id of an open session.'
   },
-  too_large: { rpc: -31413, http: 413, say: 'The request body is larger than 4 MiB.' },
+  too_large: { rpc: -31413, http: 413, say: 'The request body is too large.' },
   unsupported_media_type: {
     rpc: -32600,
     http: 415,
     say: 'The body must be JSON in UTF-8: send "Content-Type: application/json".'
   },
-  headers_too_many: { rpc: -31431, http: 431, say: 'More than 100 header fields were sent.' },
+  headers_too_many: { rpc: -31431, http: 431, say: 'Too many header fields were sent.' },
   duplicate_header: { rpc: -32600, http: 400, say: 'A header that may stand only once was sent twice.' },
   parse_error: { rpc: -32700, http: 400, say: 'The body is not valid JSON in UTF-8.' },
   invalid_request: { rpc: -32600, http: 400, say: 'The body is not a JSON-RPC 2.0 message.' },

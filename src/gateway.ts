@@ -9,7 +9,9 @@ import { createViews } from './catalog/view.js'
 import { isLoopback } from './config/checks.js'
 import type { Config } from './config/schema.js'
 import { createApp } from './downstream/app.js'
+import { createReadJson } from './downstream/body.js'
 import { createHttpServer } from './downstream/http-server.js'
+import type { StreamTerms } from './downstream/event-stream.js'
 import { createLegacy, defaultLevel } from './downstream/legacy.js'
 import { createListeners } from './downstream/listeners.js'
 import { createLiveState } from './downstream/live-state.js'
@@ -18,6 +20,7 @@ import { createSessionStreams } from './downstream/session-stream.js'
 import { createSessions } from './downstream/sessions.js'
 import { createReplays } from './downstream/replay.js'
 import { createRest } from './downstream/rest.js'
+import { createCutOff } from './downstream/stall.js'
 import { createSse } from './downstream/sse.js'
 import { createStreamableHttp } from './downstream/streamable-http.js'
 import { createAudit } from './observe/audit.js'
@@ -42,6 +45,8 @@ export interface GatewayOptions {
   readonly config: Config
   readonly state: State
   readonly log: Log
+  /** Other times than a gateway has, for tests. */
+  readonly pace?: Partial<Pick<StreamTerms, 'commitMs' | 'keepAliveMs'>>
 }
 
 export interface Gateway {
@@ -68,7 +73,6 @@ export interface Applied extends FleetChange {
   readonly restart: readonly string[]
 }
 
-const drainMs = 8000
 /** How long calls of a server that is replaced or removed may take to end. */
 const retireMs = 30_000
 /** The longest a client may keep a list; changes are told besides. */
@@ -78,7 +82,8 @@ const useEveryMs = 1000
 const findingsMs = 1000
 
 /** Listens first, so that a taken port costs no upstream a start. @throws SwitchboardError when the port cannot be had. */
-export async function startGateway({ config: first, state, log }: GatewayOptions): Promise<Gateway> {
+export async function startGateway({ config: first, state, log, pace }: GatewayOptions): Promise<Gateway> {
+  const { limits } = first
   const identity = { name: 'switchboard', version }
   const serverInfo = { name: 'switchboard', title: first.listen.title, version }
   const generated = createGeneratedSecrets(state)
@@ -100,6 +105,7 @@ export async function startGateway({ config: first, state, log }: GatewayOptions
       const upstream: Upstream = new Upstream({
         config: serverConfig,
         identity,
+        limits,
         log,
         orphans,
         ...(cached && { cached: cached.offer }),
@@ -168,7 +174,7 @@ export async function startGateway({ config: first, state, log }: GatewayOptions
   const relay = createRelay({
     snapshot: () => snapshot,
     onList,
-    limits: createLimits(),
+    limits: createLimits({ inFlight: limits.callsPerKey }),
     audit,
     serverInfo,
     taskIds: createTaskIds(sealer),
@@ -189,23 +195,47 @@ export async function startGateway({ config: first, state, log }: GatewayOptions
     ask: (exchange, method, params) => tracked(exchange, relay.ask(exchange, method, params))
   }
   const listeners = createListeners((key, scope, change) => relay.signature(keyNow(key), scope, change))
-  const held = createLiveState()
+  const held = createLiveState(limits.liveStatePerKey)
   const onLevel = () => {
     const level = mostTalkative([defaultLevel, ...sessions.levels(), ...sse.levels()])
     if (level !== undefined) for (const upstream of upstreams()) upstream.setLogLevel(level)
   }
+  const cutOff = createCutOff(log)
+  const terms: StreamTerms = {
+    maxWaiting: limits.streamBytes,
+    cutOff,
+    keepAliveMs: 15_000,
+    commitMs: 10_000,
+    ...pace
+  }
   const legacy = createLegacy({ relay: counted, serverInfo, held, onLevel })
-  const modern = createModern({ relay: counted, listeners, serverInfo, held })
-  const sse = createSse({ legacy, listeners, held })
-  const sessionStreams = createSessionStreams({ relay, listeners, held, replays: createReplays() })
+  const modern = createModern({ relay: counted, listeners, serverInfo, held, terms })
+  const readJson = createReadJson(limits)
+  const sse = createSse({ legacy, listeners, held, readJson, terms })
+  const sessionStreams = createSessionStreams({
+    relay,
+    listeners,
+    held,
+    replays: createReplays(limits.replayBytes),
+    terms
+  })
   const sessions = createSessions({ sealer })
   const app = createApp({
-    guard: { ...first.listen, loopback: isLoopback(first.listen.host) },
+    guard: { ...first.listen, loopback: isLoopback(first.listen.host), headerFields: limits.headerFields },
     keys: () => keyRing,
     catalog: () => snapshot.catalog,
-    streamableHttp: createStreamableHttp({ legacy, modern, sessions, sessionStreams, relay }),
+    streamableHttp: createStreamableHttp({
+      legacy,
+      modern,
+      sessions,
+      sessionStreams,
+      relay,
+      readJson,
+      terms,
+      batchMessages: limits.batchMessages
+    }),
     sse,
-    rest: createRest({ relay: counted, serverInfo }),
+    rest: createRest({ relay: counted, readJson, terms, serverInfo }),
     metrics: ({ id, policy }) =>
       metrics.scrape(policy.seesAll ? undefined : { keyId: id, seesServer: server => policy.seesServer(server) }),
     log,
@@ -214,6 +244,8 @@ export async function startGateway({ config: first, state, log }: GatewayOptions
   const server = createHttpServer({
     ...app,
     knows: headers => keyRing.authenticate(headers).key !== undefined,
+    limits,
+    cutOff,
     log
   })
   const url = await server.listen(first.listen.host, first.listen.port)
@@ -262,7 +294,7 @@ export async function startGateway({ config: first, state, log }: GatewayOptions
   async function close(): Promise<void> {
     ready = false
     server.stopListening()
-    const deadline = performance.now() + drainMs
+    const deadline = performance.now() + limits.drainTimeout * 1000
     while (running.size > 0 && performance.now() < deadline) await new Promise(resolve => setTimeout(resolve, 20))
     sessions.close()
     sse.close()
@@ -302,7 +334,8 @@ function emptySnapshot(): Snapshot {
 
 /** What was decided once and for all when the gateway began to listen. */
 function needsRestart(before: Config, after: Config): string[] {
-  const fixed = ({ listen, state, sessionSecret }: Config) => ({
+  const fixed = ({ listen, limits, state, sessionSecret }: Config) => ({
+    ...Object.fromEntries(Object.entries(limits).map(([name, value]) => [`limits.${name}`, value as unknown])),
     ...Object.fromEntries(Object.entries(listen).map(([name, value]) => [`listen.${name}`, value as unknown])),
     state,
     session_secret: sessionSecret

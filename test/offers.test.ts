@@ -755,7 +755,7 @@ describe('a subscription at a server', () => {
     kept = new KeptOffer({
       server: 'kept',
       identity: { name: 'switchboard', version: '0' },
-      timeoutMs: 15_000,
+      limits: { timeoutMs: 15_000, listItems: 10_000, listPages: 100 },
       onFetched: () => {},
       onProblem: () => {},
       onGone: () => {}
@@ -823,7 +823,7 @@ describe('a subscription at a server', () => {
 
 describe('what a key holds open', () => {
   test('has 100 places: whoever takes one more loses the oldest, and other keys lose nothing', () => {
-    const held = createLiveState()
+    const held = createLiveState(100)
     const evicted: string[] = []
     const hold = (key: string, name: string) => held.hold(key, () => evicted.push(name))
     hold('other', 'foreign')

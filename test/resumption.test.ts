@@ -568,7 +568,7 @@ describe('what is kept', () => {
   })
 
   test('always holds the newest event, whatever its size', () => {
-    const replays = createReplays()
+    const replays = createReplays(32 * 1024 * 1024)
     const stream = replays.create()
     const { id } = stream.push(json)
     stream.push('y'.repeat(300 * 1024))

@@ -8,7 +8,7 @@ import { metaKey } from '../wire/era.js'
 import { isObject, serialiseAnswer, type Json, type RpcRequest } from '../wire/json-rpc.js'
 import { changeFilter, changeKinds } from '../wire/lists.js'
 import type { Caller } from './caller.js'
-import { EventStream } from './event-stream.js'
+import { EventStream, type StreamTerms } from './event-stream.js'
 import { changeNotice, type Listeners } from './listeners.js'
 import type { LiveState } from './live-state.js'
 import { errorAnswer, replyAnswer } from './reply.js'
@@ -17,6 +17,7 @@ export interface ListenOptions {
   readonly relay: Pick<Relay, 'describe' | 'subscribe' | 'watchTask'>
   readonly listeners: Listeners
   readonly held: LiveState
+  readonly terms: StreamTerms
   /** The ends of all open ones, for a shutdown. */
   readonly subscriptions: Set<() => void>
 }
@@ -27,7 +28,7 @@ const placedMs = 3000
 const late = () => new Promise<undefined>(resolve => setTimeout(resolve, placedMs, undefined).unref())
 
 export async function listen(
-  { relay, listeners, held, subscriptions }: ListenOptions,
+  { relay, listeners, held, terms, subscriptions }: ListenOptions,
   { key, scope }: Caller,
   { id, params }: RpcRequest,
   res: ServerResponse
@@ -89,7 +90,7 @@ export async function listen(
   const end = () => open.stream?.end(serialiseAnswer(id, { result: { resultType: 'complete', _meta } }))
   subscriptions.add(end)
   releases.push(() => subscriptions.delete(end), held.hold(key.id, end))
-  const stream = (open.stream = new EventStream(res))
+  const stream = (open.stream = new EventStream(res, terms))
   send({ method: 'notifications/subscriptions/acknowledged', params: { notifications: honoured } })
   for (const message of early) stream.send(JSON.stringify(message))
 }

@@ -8,7 +8,7 @@ import type { Relay } from '../relay.js'
 import { isPrimed } from '../wire/era.js'
 import { changeKinds, type ChangeKind } from '../wire/lists.js'
 import type { Caller } from './caller.js'
-import { EventStream } from './event-stream.js'
+import { EventStream, type StreamTerms } from './event-stream.js'
 import type { Resumable } from './exchange.js'
 import { changeNotice, type Listeners } from './listeners.js'
 import type { LiveState } from './live-state.js'
@@ -27,12 +27,19 @@ export interface SessionStreamsOptions {
   readonly listeners: Listeners
   readonly held: LiveState
   readonly replays: Replays
+  readonly terms: StreamTerms
 }
 
 /** Answers of one session that are kept; beyond, the oldest can no longer be resumed. */
 const maxKept = 16
 
-export function createSessionStreams({ relay, listeners, held, replays }: SessionStreamsOptions): SessionStreams {
+export function createSessionStreams({
+  relay,
+  listeners,
+  held,
+  replays,
+  terms
+}: SessionStreamsOptions): SessionStreams {
   /** What gives back the place that the stream of a session takes. */
   const places = new WeakMap<Session, () => void>()
 
@@ -90,7 +97,11 @@ export function createSessionStreams({ relay, listeners, held, replays }: Sessio
         before.resume(res, id, onClose)
       } else {
         // Clients reconnect faster than the loss of their old stream is noticed: the new one replaces it.
-        const stream = new EventStream(res, { replay: replays.create(), primed: isPrimed(session.version), onClose })
+        const stream = new EventStream(res, terms, {
+          replay: replays.create(),
+          primed: isPrimed(session.version),
+          onClose
+        })
         session.stream = stream
         for (const json of [...(before?.unread() ?? []), ...session.untold.splice(0)]) stream.send(json)
         before?.end()

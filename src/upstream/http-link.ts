@@ -13,7 +13,7 @@ import { Slots } from '../wire/slots.js'
 import { answerToServer } from './channel-link.js'
 import { httpFailure, parseMessage, SessionLost } from './http-answer.js'
 import { httpCall } from './http-call.js'
-import { maxMessage, Post, type PostOptions, type PostOwner } from './http-post.js'
+import { Post, type PostOptions, type PostOwner } from './http-post.js'
 import { HttpStream } from './http-stream.js'
 import { Principals, type LinkEvents, type LinkInfo } from './link.js'
 import type { Negotiable } from './negotiate.js'
@@ -24,6 +24,8 @@ export interface HttpLinkOptions {
   /** Configured headers of this server: its credentials. They never leave its origin. */
   readonly headers: Readonly<Record<string, string>>
   readonly connectTimeoutMs: number
+  /** Longest message it may send. */
+  readonly messageBytes: number
   /** We run the process behind it: its end is reported through `lost`, a little after the connection breaks. */
   readonly supervised: boolean
   /** Opens the conversation again on the same link after the server lost the session. */
@@ -62,7 +64,7 @@ export class HttpLink implements Negotiable {
     this.#stream = new HttpStream({
       pool: this.#pool,
       path: this.#path,
-      maxBytes: maxMessage,
+      maxBytes: options.messageBytes,
       headers: () => {
         const { 'content-type': _type, ...headers } = this.#headers('GET')
         return { ...headers, accept: 'text/event-stream' }
@@ -130,6 +132,7 @@ export class HttpLink implements Negotiable {
         path: this.#path,
         headers: this.#callHeaders(method, params, leg),
         body: JSON.stringify({ jsonrpc: '2.0', id, method, params: sent }),
+        maxBytes: this.#options.messageBytes,
         id,
         method,
         params,

@@ -16,7 +16,6 @@ import {
 } from './http-answer.js'
 import { httpCall, type HeaderMap, type HttpCall, type HttpCallOptions, type HttpEnd } from './http-call.js'
 
-export const maxMessage = 32 * 1024 * 1024
 /** After the answer, a well-behaved server ends the stream; another is cut off after this. */
 const lingerMs = 5000
 /** How long a broken connection waits for the news of its process. */
@@ -40,7 +39,7 @@ export interface PostOwner {
   settled(post: Post, outcome: Answer | Error): void
 }
 
-export interface PostOptions extends Asked, Pick<HttpCallOptions, 'path' | 'headers' | 'body'> {
+export interface PostOptions extends Asked, Pick<HttpCallOptions, 'path' | 'headers' | 'body' | 'maxBytes'> {
   readonly owner: PostOwner
   readonly params: Json | undefined
   readonly leg: Leg
@@ -57,7 +56,7 @@ export interface PostOptions extends Asked, Pick<HttpCallOptions, 'path' | 'head
 export class Post implements HttpCallOptions {
   readonly asked: PostOptions
   readonly method = 'POST'
-  readonly maxBytes = maxMessage
+  readonly maxBytes: number
   readonly path: string
   readonly headers: HttpCallOptions['headers']
   readonly body: string | undefined
@@ -78,6 +77,7 @@ export class Post implements HttpCallOptions {
     this.path = options.path
     this.headers = options.headers
     this.body = options.body
+    this.maxBytes = options.maxBytes
   }
 
   send(pool: Pool): void {

@@ -39,6 +39,14 @@ export interface LinkEvents {
   onRenewed?(): void
 }
 
+/** What a server may cost on its link, in bytes. */
+export interface LinkLimits {
+  /** Of one message it sends. */
+  readonly messageBytes: number
+  /** Of what waits for it because it does not read. */
+  readonly stdinBytes: number
+}
+
 /** How the gateway names itself to upstreams. */
 export interface GatewayIdentity {
   readonly name: string

@@ -14,13 +14,13 @@ export interface SseOptions {
   readonly headers: Readonly<Record<string, string>>
   /** For the connection and for the `endpoint` event that must come first. */
   readonly connectTimeoutMs: number
+  /** Longest message it may send. */
+  readonly messageBytes: number
 }
-
-const maxMessage = 32 * 1024 * 1024
 
 /** Opens the stream; the caller negotiates. @throws SwitchboardError with the reason when there is no such stream. */
 export function openSse(
-  { server, url, headers, connectTimeoutMs }: SseOptions,
+  { server, url, headers, connectTimeoutMs, messageBytes }: SseOptions,
   events: LinkEvents
 ): Promise<ChannelLink> {
   const { origin, pathname, search, href } = new URL(url)
@@ -94,7 +94,7 @@ export function openSse(
       method: 'GET',
       path: pathname + search,
       headers: { ...headers, accept: 'text/event-stream' },
-      maxBytes: maxMessage,
+      maxBytes: messageBytes,
       onEvent: (data, { name }) => {
         if (name === 'endpoint') {
           const target = parseUrl(data, href)

@@ -5,7 +5,7 @@
  *
  * Invariant: `#link` is set as long as a connection stands; at most one attempt to make one runs at a time.
  */
-import type { ServerConfig } from '../config/schema.js'
+import type { LimitsConfig, ServerConfig } from '../config/schema.js'
 import { reasonOf, SwitchboardError } from '../errors.js'
 import type { Log } from '../observe/log.js'
 import { Cancellation } from '../wire/cancellation.js'
@@ -28,6 +28,7 @@ import { backoffMs, earliestAttempt, healthyMs } from './supervisor.js'
 export interface UpstreamOptions {
   readonly config: ServerConfig
   readonly identity: GatewayIdentity
+  readonly limits: UpstreamLimits
   readonly log: Log
   /** What the server was last known to offer, from an earlier run. */
   readonly cached?: Offer
@@ -38,6 +39,9 @@ export interface UpstreamOptions {
   /** A complete list has arrived; `changed` if the offer differs from the one before. */
   readonly onOffer: (changed: boolean) => void
 }
+
+/** As much of the limits as concerns one server. */
+export type UpstreamLimits = Pick<LimitsConfig, 'messageBytes' | 'stdinBytes' | 'listItems' | 'listPages'>
 
 /** `idle`: nothing is wrong, its process is not running and the next call starts it. */
 export type UpstreamState = 'starting' | 'ready' | 'idle' | 'down' | 'stopped'
@@ -115,7 +119,7 @@ export class Upstream {
     this.#kept = new KeptOffer({
       server: options.config.id,
       identity: options.identity,
-      timeoutMs: options.config.listTimeout * 1000,
+      limits: { ...options.limits, timeoutMs: options.config.listTimeout * 1000 },
       ...(options.cached && { cached: options.cached }),
       onFetched: options.onOffer,
       onGone: reason => this.#lost(reason),
@@ -358,13 +362,14 @@ export class Upstream {
     const started = (this.#lastAttempt = performance.now())
     this.#become('starting', this.#problem)
     try {
-      const { identity, log, orphans } = this.#options
+      const { identity, limits, log, orphans } = this.#options
       await Promise.all([this.#ending, orphans?.reap()])
       if (this.#stopped()) return
       const { config } = this
       const connection = await connect({
         config,
         identity,
+        limits,
         cancellation: this.#attemptEnd,
         ...(this.#verdict && Date.now() - this.#verdict.at < verdictMs && { known: this.#verdict }),
         ...(orphans && { orphans }),
