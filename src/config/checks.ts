@@ -295,11 +295,11 @@ function secondsOf(server: Tree, member: 'timeout' | 'max_timeout'): number {
   return typeof written === 'number' && Number.isFinite(written) ? written : NaN
 }
 
-function entriesOf(map: unknown): [string, Tree][] {
+export function entriesOf(map: unknown): [string, Tree][] {
   return isRecord(map) ? Object.entries(map).filter((entry): entry is [string, Tree] => isRecord(entry[1])) : []
 }
 
-function textsOf(list: unknown): { text: string; index: number }[] {
+export function textsOf(list: unknown): { text: string; index: number }[] {
   return Array.isArray(list)
     ? list.flatMap((text: unknown, index) => (typeof text === 'string' ? [{ text, index }] : []))
     : []
