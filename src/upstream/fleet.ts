@@ -81,10 +81,7 @@ export class Fleet {
     return {
       change,
       start: () => {
-        for (const { upstream, after } of fresh) {
-          if (!after) upstream.start()
-          else void after.then(() => this.#closing || upstream.start())
-        }
+        for (const { upstream, after } of fresh) upstream.start(after)
       }
     }
   }

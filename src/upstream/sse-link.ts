@@ -99,8 +99,13 @@ export function openSse(
         if (name === 'endpoint') {
           const target = parseUrl(data, href)
           // The stream must not be able to send our messages, and the configured headers with them, elsewhere.
-          if (target?.origin !== origin)
-            return refuse(new SwitchboardError('upstream_garbage', 'its event stream names an address on another host'))
+          if (target?.origin !== origin) {
+            const reason = 'its event stream names an address on another host'
+            if (endpoint === undefined) return refuse(new SwitchboardError('upstream_garbage', reason))
+            // Nothing more is heard of it, so nobody may go on waiting.
+            stream?.abort()
+            return link.lost(reason, 'upstream_broke')
+          }
           const first = endpoint === undefined
           endpoint = target.pathname + target.search
           clearTimeout(timer)

@@ -232,9 +232,13 @@ export class Upstream {
     }
   }
 
-  /** Begins to connect, in the background; a lazy server whose tools are known waits for its first call instead. */
-  start(): void {
+  /**
+   * Begins to connect, in the background; a lazy server whose tools are known waits for its first call instead.
+   * @param after nothing is started before that, not even by a call.
+   */
+  start(after?: Promise<void>): void {
     this.#started = performance.now()
+    if (after) this.#ending = after
     if (this.config.start === 'lazy' && this.tools) return this.#become('idle', undefined)
     this.#firstAttempt = this.#connect().then(() => {
       this.#firstAttempt = undefined
