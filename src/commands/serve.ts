@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { loadConfig } from '../config/load.js'
+import { setFlagsFromString } from 'node:v8'
 import type { Config } from '../config/schema.js'
 import { watchFile } from '../config/watch.js'
 import { reasonOf, SwitchboardError } from '../errors.js'
@@ -26,6 +27,7 @@ const flushMs = 1000
 const faultMs = 20_000
 
 export async function serve(context: CommandContext, { listen, logLevel }: ServeOptions): Promise<ExitCode> {
+  collectYoung()
   const loaded = await readConfiguration(context, listen)
   if (!loaded) return 2
   const { config } = loaded
@@ -127,6 +129,15 @@ function textOf(file: string): string | undefined {
   } catch {
     return undefined
   }
+}
+
+/**
+ * V8 watches where objects are made that live long and from then on makes all from there as old ones. After the start of
+ * many servers that is the list of a response's listeners: from then on each, long dead, keeps its whole call from being
+ * collected young, which doubled what collecting costs a call of one server among 100, and all memory with it.
+ */
+function collectYoung(): void {
+  setFlagsFromString('--no-allocation-site-pretenuring')
 }
 
 /** Resolves when no server is starting any more, or after `ms`. */
