@@ -3,6 +3,7 @@
  * Configuration becomes running parts in `apply`, on the first boot as on every later change.
  */
 import { createHash, randomBytes } from 'node:crypto'
+import { keepApplied } from './catalog/applied.js'
 import { buildCatalog, type Catalog, type CatalogFinding } from './catalog/snapshot.js'
 import { createDiskCache } from './catalog/disk-cache.js'
 import { createViews } from './catalog/view.js'
@@ -198,6 +199,7 @@ export async function startGateway({ config, state, log }: GatewayOptions): Prom
   }
   swapCatalog()
   for (const upstream of upstreams.values()) upstream.start()
+  keepApplied(state, config)
   // What was wrong with the lists of the last run can be read when everybody has been answered.
   const tellTimer = setTimeout(rebuild, findingsMs)
 
