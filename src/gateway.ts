@@ -3,6 +3,7 @@
  * Configuration becomes running parts in `apply`, on the first boot as on every later change.
  */
 import { createHash, randomBytes } from 'node:crypto'
+import { keepApplied } from './catalog/applied.js'
 import { buildCatalog, type Catalog, type CatalogFinding } from './catalog/snapshot.js'
 import { createDiskCache } from './catalog/disk-cache.js'
 import { createViews } from './catalog/view.js'
@@ -254,6 +255,7 @@ export async function startGateway({ config: first, state, log, pace }: GatewayO
   const { start } = fleet.apply(config.servers)
   swapCatalog()
   start()
+  keepApplied(state, config)
   // What was wrong with the lists of the last run can be read when everybody has been answered.
   const tellTimer = setTimeout(rebuild, findingsMs)
 
@@ -288,6 +290,7 @@ export async function startGateway({ config: first, state, log, pace }: GatewayO
     for (const id of revoked) revoke(id)
     rebuild()
     Object.assign(reload, { ok: true, at: Date.now() })
+    keepApplied(state, next)
     return { ...change, revoked, restart }
   }
 
