@@ -26,6 +26,7 @@ import { createStreamableHttp } from './downstream/streamable-http.js'
 import { createAudit } from './observe/audit.js'
 import { createMetrics } from './observe/metrics.js'
 import type { Log } from './observe/log.js'
+import { createAuthFailures } from './policy/auth-failures.js'
 import { createKeyRing, newSecret, type KeyRing } from './policy/keys.js'
 import { createLimits } from './policy/limits.js'
 import { createRelay, type Snapshot } from './relay.js'
@@ -176,9 +177,11 @@ export async function startGateway({ config, state, log, pace }: GatewayOptions)
     terms
   })
   const sessions = createSessions({ sealer })
+  const failures = createAuthFailures({ perMinute: limits.authFailures })
   const app = createApp({
     guard: { ...config.listen, loopback: isLoopback(config.listen.host), headerFields: limits.headerFields },
     keys: () => keyRing,
+    failures,
     catalog: () => snapshot.catalog,
     streamableHttp: createStreamableHttp({
       legacy,
@@ -244,6 +247,7 @@ export async function startGateway({ config, state, log, pace }: GatewayOptions)
     await Promise.all([...upstreams.values()].map(upstream => upstream.close()))
     await server.close()
     clearTimeout(tellTimer)
+    failures.close()
     orphans.close()
     cache.flush()
     metrics.close()

@@ -8,11 +8,12 @@ import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest'
+import { createAuthFailures, networkOf } from '../src/policy/auth-failures.js'
 import { Places } from '../src/upstream/places.js'
 import { Cancellation } from '../src/wire/cancellation.js'
 import { openLedger } from './fixtures/ledger.mjs'
 import { bystander } from './helpers/bystander.js'
-import { bearer, modern, openSession, type Reply } from './helpers/http.js'
+import { bearer, modern, openSession, post, send, type Reply } from './helpers/http.js'
 import { openStream, type Stream } from './helpers/matrix.js'
 import { fixture, secrets, startTestGateway, waitFor, type TestGateway } from './helpers/with-gateway.js'
 
@@ -52,6 +53,71 @@ async function timed<T>(promise: Promise<T>): Promise<{ value: T; ms: number }> 
   const begun = performance.now()
   return { value: await promise, ms: performance.now() - begun }
 }
+
+describe('A9: wrong keys', () => {
+  it('after 20 a minute from one address further ones get 429, and a key that works still gets 200', async () => {
+    const gateway = await start({ healthy })
+    const by = onlooker(gateway)
+    const wrong = (secret: string) => post(`${gateway.url}/mcp`, {}, bearer(secret))
+    for (let i = 0; i < 20; i++) expect((await wrong(`wrong-${i}`)).status).toBe(401)
+    for (const door of ['/mcp', '/sse', '/tools', '/metrics']) {
+      const refused = await send('GET', gateway.url + door, bearer('wrong'))
+      expect([door, refused.status, refused.json.error.code]).toEqual([door, 429, -31429])
+      expect(Number(refused.headers['retry-after'])).toBeGreaterThan(30)
+      expect(Number(refused.headers['retry-after'])).toBeLessThanOrEqual(60)
+    }
+    expect((await wrong('wrong')).status).toBe(429)
+    expect(textOf(await call(gateway, 'healthy__echo', { message: 'in' }))).toBe('in')
+    // A key that is missing is no guess.
+    expect((await post(`${gateway.url}/mcp`, {})).status).toBe(401)
+    expect(gateway.logged('auth.invalid')).toMatchObject([{ remote: '127.0.0.1', count: 1 }])
+    const { errors } = await by.leave()
+    expect(errors).toEqual([])
+    await gateway.close()
+    expect(gateway.logged('auth.invalid').map(({ count }) => count)).toEqual([1, 24])
+  })
+
+  it('are counted minute by minute and told every ten seconds, by address', () => {
+    let now = 0
+    const told: string[] = []
+    const failures = createAuthFailures({ perMinute: 3, now: () => now })
+    const fail = (address: string) =>
+      failures.count('invalid', address, count => told.push(`${now / 1000}: ${address} ${count}`))
+    expect([1, 2, 3].map(() => fail('10.0.0.1'))).toEqual([undefined, undefined, undefined])
+    expect(fail('10.0.0.1')).toBe(60_000)
+    expect(fail('10.0.0.2')).toBeUndefined()
+    now = 10_000
+    expect(fail('10.0.0.1')).toBe(50_000)
+    now = 59_999
+    expect(fail('10.0.0.1')).toBe(1)
+    now = 60_000
+    expect([1, 2, 3].map(() => fail('10.0.0.1'))).toEqual([undefined, undefined, undefined])
+    expect(fail('10.0.0.1')).toBe(60_000)
+    expect(told).toEqual(['0: 10.0.0.1 1', '0: 10.0.0.2 1', '10: 10.0.0.1 4', '59.999: 10.0.0.1 1'])
+    failures.close()
+    expect(told.slice(4)).toEqual(['60: 10.0.0.1 4'])
+  })
+
+  it('are remembered of a bounded number of addresses, IPv6 by its /64', () => {
+    const failures = createAuthFailures({ perMinute: 1, now: () => 0, maxNetworks: 3 })
+    const fail = (address: string) => failures.count('invalid', address, () => {}) !== undefined
+    expect([fail('10.0.0.1'), fail('10.0.0.2'), fail('10.0.0.3')]).toEqual([false, false, false])
+    expect(fail('10.0.0.1')).toBe(true)
+    expect(fail('10.0.0.4')).toBe(false)
+    // The oldest was forgotten for it.
+    expect(fail('10.0.0.1')).toBe(false)
+    failures.close()
+    expect(networkOf('2001:db8:0:1::5')).toBe(networkOf('2001:db8:0:1:ffff:1:2:3'))
+    expect(networkOf('2001:db8:0:1::5')).not.toBe(networkOf('2001:db8:0:2::5'))
+    expect(['::ffff:10.0.0.1', '::1', 'fe80::1%eth0', '10.0.0.1', undefined].map(networkOf)).toEqual([
+      '10.0.0.1',
+      '0:0:0:0',
+      'fe80:0:0:0',
+      '10.0.0.1',
+      ''
+    ])
+  })
+})
 
 describe('T15: a flood of calls', () => {
   it('a key has 100 at most, further ones are refused at once with a time to wait, other keys do not notice', async () => {
