@@ -27,6 +27,7 @@ import { createStreamableHttp } from './downstream/streamable-http.js'
 import { createAudit } from './observe/audit.js'
 import { createMetrics } from './observe/metrics.js'
 import type { Log } from './observe/log.js'
+import { createAuthFailures } from './policy/auth-failures.js'
 import { createKeyRing, newSecret, type Key, type KeyRing } from './policy/keys.js'
 import { createLimits } from './policy/limits.js'
 import { SwitchboardError } from './errors.js'
@@ -221,9 +222,11 @@ export async function startGateway({ config: first, state, log, pace }: GatewayO
     terms
   })
   const sessions = createSessions({ sealer })
+  const failures = createAuthFailures({ perMinute: limits.authFailures })
   const app = createApp({
     guard: { ...first.listen, loopback: isLoopback(first.listen.host), headerFields: limits.headerFields },
     keys: () => keyRing,
+    failures,
     catalog: () => snapshot.catalog,
     streamableHttp: createStreamableHttp({
       legacy,
@@ -307,6 +310,7 @@ export async function startGateway({ config: first, state, log, pace }: GatewayO
     await server.close()
     clearTimeout(tellTimer)
     clearInterval(expiryTimer)
+    failures.close()
     orphans.close()
     cache.flush()
     metrics.close()
