@@ -62,7 +62,7 @@ export function createSessionStreams({ relay, listeners, held, replays }: Sessio
 
       const tell = (change: ChangeKind) => session.tell(changeNotice(change))
       const remove = listeners.add({ key, scope, changes: changeKinds, tell })
-      const leave = held.hold(key.id, () => {
+      const leave = held.hold(key, () => {
         const { stream } = session
         session.stream = undefined
         stream?.end()

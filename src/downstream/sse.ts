@@ -100,7 +100,11 @@ export function createSse({ legacy, listeners, held }: SseOptions): SseDoor {
       changes: changeKinds,
       tell: change => stream.send(JSON.stringify(changeNotice(change)))
     })
-    const leave = held.hold(key.id, () => stream.end())
+    const leave = held.hold(key, () => {
+      remove()
+      // Its calls are being answered, on this stream.
+      setImmediate(() => stream.end())
+    })
     const stream = new EventStream(res, {
       onClose: () => {
         remove()

@@ -228,8 +228,12 @@ export class Upstream {
     }
   }
 
-  /** Begins to connect, in the background; a lazy server whose tools are known waits for its first call instead. */
-  start(): void {
+  /**
+   * Begins to connect, in the background; a lazy server whose tools are known waits for its first call instead.
+   * @param after nothing is started before that.
+   */
+  start(after?: Promise<unknown>): void {
+    if (after) this.#ending = after
     this.#started = Date.now()
     if (this.config.start === 'lazy' && this.tools) return this.#become('idle', undefined)
     this.#firstAttempt = this.#connect().then(() => {
