@@ -625,10 +625,10 @@ function alive(pid: number): boolean {
 const openDescriptors = () => readdirSync('/proc/self/fd').length
 
 /** Whether a link of the gateway waits for updates, and can hear them. */
-function isSubscribed({ streams, asked }: RawOffer, before: ReadonlySet<unknown>): boolean {
-  const fresh = [...streams].filter(stream => !before.has(stream))
+function isSubscribed(server: RawOffer, before: ReadonlySet<unknown>): boolean {
+  const fresh = [...server.streams].filter(stream => !before.has(stream))
   if (fresh.length === 0) return false
-  return fresh.some(({ filter }) => filter?.resourceSubscriptions) || asked('resources/subscribe').length > 0
+  return fresh.some(({ filter }) => filter?.resourceSubscriptions) || server.asked('resources/subscribe').length > 0
 }
 
 /** The stream of a client of 2025. */
