@@ -12,7 +12,7 @@ import { createAuthFailures, networkOf } from '../src/policy/auth-failures.js'
 import { Places } from '../src/upstream/places.js'
 import { Cancellation } from '../src/wire/cancellation.js'
 import { openLedger } from './fixtures/ledger.mjs'
-import { bystander } from './helpers/bystander.js'
+import { neighbour } from './helpers/neighbour.js'
 import { bearer, modern, openSession, post, send, type Reply } from './helpers/http.js'
 import { openStream, type Stream } from './helpers/matrix.js'
 import { fixture, secrets, startTestGateway, waitFor, type TestGateway } from './helpers/with-gateway.js'
@@ -47,7 +47,7 @@ const problemOf = ({ json }: Reply) => json.result?._meta?.['switchboard/error']
 const textOf = ({ json }: Reply): string => json.result.content[0].text
 const statusOf = (gateway: TestGateway, id: string) => gateway.gateway.status().find(status => status.id === id)
 const onlooker = (gateway: TestGateway) =>
-  bystander(gateway.url, secrets.OTHER, { name: 'healthy__echo', arguments: { message: 'well' } })
+  neighbour(gateway.url, secrets.OTHER, { name: 'healthy__echo', arguments: { message: 'well' } })
 
 async function timed<T>(promise: Promise<T>): Promise<{ value: T; ms: number }> {
   const begun = performance.now()
