@@ -3,9 +3,18 @@
  * settled exactly once: by its answer, by what the response means instead, by its cancellation or by its link.
  */
 import type { Pool } from 'undici'
+import { nestsTooDeep } from '../wire/json-bytes.js'
 import { answerOf, readResult, type Answer, type Json, type Message } from '../wire/json-rpc.js'
 import type { Leg } from '../wire/leg.js'
-import { outcomeOf, parseMessage, SessionLost, single, speaksOfLostSession, type Asked } from './http-answer.js'
+import {
+  noAnswer,
+  outcomeOf,
+  parseMessage,
+  SessionLost,
+  single,
+  speaksOfLostSession,
+  type Asked
+} from './http-answer.js'
 import { httpCall, type HeaderMap, type HttpCall, type HttpCallOptions, type HttpEnd } from './http-call.js'
 
 export const maxMessage = 32 * 1024 * 1024
@@ -93,17 +102,18 @@ export class Post implements HttpCallOptions {
   }
 
   onEvent(data: string, event: { readonly id?: string }): void {
-    const { id, owner } = this.asked
+    const { id, owner, server } = this.asked
     if (event.id !== undefined) {
       this.#lastEvent = event.id
       this.#attempts = 0
     }
     // An event without data only says where to come back to.
     if (data === '') return
-    const raw = readResult(data)
+    const raw = nestsTooDeep(data) ? undefined : readResult(data)
     if (raw?.id === id) this.#answered(raw)
     else {
       const message = parseMessage(data)
+      if ('answers' in message && message.answers === id) return this.fail(noAnswer(server, message.reason))
       if (message.kind !== 'response' || message.message.id !== id) return owner.heard(this, message)
       this.#answered(answerOf(message.message))
     }
