@@ -32,12 +32,12 @@ export function bridgedCall(answer: Answer, entry: ToolEntry, between: Between):
   return adjusted(answer, withText(wrapped(answer.result, entry, between.to.era)), between)
 }
 
-function adjustedError({ error }: Answer, { to }: Between): Answer {
+function adjustedError({ error }: Answer, { to, from }: Between): Answer {
   if (!error) throw new SwitchboardError('upstream_garbage', 'it answered nothing', { dispatched: true })
   const shown = adjustError(error, to.era)
   if (shown) return { error: shown }
   throw new SwitchboardError('upstream_garbage', `it refused the request as malformed: ${error.message}`, {
-    dispatched: false
+    dispatched: from.era === 'legacy'
   })
 }
 

@@ -6,13 +6,13 @@ import { SwitchboardError, toSwitchboardError } from '../errors.js'
 import { legParams, metaKey, type Era } from '../wire/era.js'
 import {
   classifyMessage,
+  idAnswered,
   isObject,
   answerOf,
   type Answer,
   type Json,
   type RpcNotification,
-  type RpcRequest,
-  type RpcResponse
+  type RpcRequest
 } from '../wire/json-rpc.js'
 import type { Leg } from '../wire/leg.js'
 import { Running } from '../wire/slots.js'
@@ -98,13 +98,13 @@ export class ChannelLink implements Link {
     }
   }
 
-  /** One message from the server, already parsed. False when it is none. */
-  receive(value: unknown): boolean {
-    const { kind, message } = classifyMessage(value) as { kind: string; message: never }
-    if (kind === 'response') this.answered((message as RpcResponse).id, answerOf(message))
-    else if (kind === 'notification') this.#notified(message)
-    else if (kind === 'request') this.#asked(message)
-    else return false
+  /** One message from the server, already parsed. False when it is none. @param spoilt why it cannot be used. */
+  receive(value: unknown, spoilt?: string): boolean {
+    const classified = spoilt === undefined ? classifyMessage(value) : { kind: 'invalid' as const, reason: spoilt }
+    if (classified.kind === 'response') this.answered(classified.message.id, answerOf(classified.message))
+    else if (classified.kind === 'notification') this.#notified(classified.message)
+    else if (classified.kind === 'request') this.#asked(classified.message)
+    else return this.#spoilt(idAnswered(value), classified.reason)
     return true
   }
 
@@ -132,9 +132,22 @@ export class ChannelLink implements Link {
   /** The answer to the request of that id, if there is one. */
   answered(id: unknown, answer: Answer): void {
     const pending = typeof id === 'number' ? this.#pending.take(id) : undefined
-    if (!pending) return
+    if (!pending) return this.#events.onStray?.()
     pending.release()
     pending.resolve(answer)
+  }
+
+  /** What was meant as an answer is none: its request need not wait for another. False if there is no such request. */
+  #spoilt(id: unknown, reason: string): boolean {
+    const pending = typeof id === 'number' ? this.#pending.take(id) : undefined
+    pending?.release()
+    pending?.reject(
+      new SwitchboardError('upstream_garbage', `its response was not the answer: ${reason}`, {
+        server: this.#server,
+        dispatched: true
+      })
+    )
+    return pending !== undefined
   }
 
   #notified(notification: RpcNotification): void {

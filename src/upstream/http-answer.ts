@@ -1,6 +1,16 @@
 /** What the end of one HTTP request means for the JSON-RPC request in it: its answer, or why there is none. */
 import { SwitchboardError } from '../errors.js'
-import { answerOf, classifyMessage, isObject, readResult, type Answer, type RpcError } from '../wire/json-rpc.js'
+import { nestsTooDeep, tooDeep } from '../wire/json-bytes.js'
+import {
+  answerOf,
+  classifyMessage,
+  idAnswered,
+  isObject,
+  readResult,
+  type Answer,
+  type Message,
+  type RpcError
+} from '../wire/json-rpc.js'
 import type { HttpEnd } from './http-call.js'
 
 /** What the meaning of a response depends on. */
@@ -23,15 +33,11 @@ export function outcomeOf(end: HttpEnd, asked: Asked): Answer | Error {
   }
   const { status, headers, body } = end
   if (status === 200) {
-    const text = body.toString()
-    const answer = answerIn(text, id)
+    const deep = nestsTooDeep(body)
+    const answer = deep ? undefined : answerIn(body.toString(), id)
     if (answer) return answer
-    return httpFailure(
-      server,
-      'upstream_garbage',
-      body.length > 0 ? 'its response was not the answer' : 'its response ended without the answer',
-      true
-    )
+    if (body.length > 0) return noAnswer(server, deep ? tooDeep : undefined)
+    return httpFailure(server, 'upstream_garbage', 'its response ended without the answer', true)
   }
   if (session !== undefined && lostByStatus(status, body))
     return new SessionLost('it does not know the session it has just opened')
@@ -87,12 +93,24 @@ export function httpFailure(
   return new SwitchboardError(code, reason, { server, dispatched, ...(status !== undefined && { data: { status } }) })
 }
 
-export function parseMessage(text: string): ReturnType<typeof classifyMessage> {
+/** What was to be the answer is none, or cannot be used. */
+export function noAnswer(server: string, reason?: string): SwitchboardError {
+  const said = `its response was not the answer${reason === undefined ? '' : `: ${reason}`}`
+  return httpFailure(server, 'upstream_garbage', said, true)
+}
+
+/** One event of a stream. */
+export function parseMessage(
+  text: string
+): Message | (Message & { readonly kind: 'invalid'; readonly answers: unknown }) {
+  let value: unknown
   try {
-    return classifyMessage(JSON.parse(text))
+    value = JSON.parse(text)
   } catch {
     return { kind: 'invalid', reason: 'not JSON' }
   }
+  const message = nestsTooDeep(text) ? ({ kind: 'invalid', reason: tooDeep } as const) : classifyMessage(value)
+  return message.kind === 'invalid' ? { ...message, answers: idAnswered(value) } : message
 }
 
 export const single = (value: string | string[] | undefined): string | undefined =>
@@ -114,7 +132,7 @@ export function speaksOfLostSession({ code, message }: RpcError): boolean {
 /** The JSON-RPC error of an HTTP error response; its id may be null when the server could not read ours. */
 function errorIn(body: Buffer): RpcError | undefined {
   try {
-    const value: unknown = JSON.parse(body.toString())
+    const value: unknown = nestsTooDeep(body) ? undefined : JSON.parse(body.toString())
     if (!isObject(value) || !isObject(value.error)) return undefined
     const { code, message } = value.error
     return Number.isInteger(code) && typeof message === 'string' ? (value.error as unknown as RpcError) : undefined

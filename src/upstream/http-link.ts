@@ -189,6 +189,7 @@ export class HttpLink implements Negotiable {
 
   #unattributed(message: Message): void {
     if (message.kind === 'notification') this.#events.onNotification(message.message)
+    if (message.kind === 'response') this.#events.onStray?.()
     if (message.kind === 'request') this.#sendAside(answerToServer(message.message.id, message.message.method))
   }
 

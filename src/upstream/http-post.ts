@@ -3,10 +3,12 @@
  * settled exactly once: by its answer, by what the response means instead, by its cancellation or by its link.
  */
 import type { Pool } from 'undici'
+import { nestsTooDeep } from '../wire/json-bytes.js'
 import { answerOf, readResult, type Answer, type Json, type Message } from '../wire/json-rpc.js'
 import type { Leg } from '../wire/leg.js'
 import {
   httpFailure,
+  noAnswer,
   outcomeOf,
   parseMessage,
   SessionLost,
@@ -108,15 +110,16 @@ export class Post implements HttpCallOptions {
   }
 
   onEvent(data: string, event: { readonly id?: string }): void {
-    const { id, owner } = this.asked
+    const { id, owner, server } = this.asked
     if (event.id !== undefined) this.#lastEvent = event.id
     // An event without data only says where to come back to.
     if (data === '') return
     this.#attempts = 0
-    const raw = readResult(data)
+    const raw = nestsTooDeep(data) ? undefined : readResult(data)
     if (raw?.id === id) this.#answered(raw)
     else {
       const message = parseMessage(data)
+      if ('answers' in message && message.answers === id) return this.fail(noAnswer(server, message.reason))
       if (message.kind !== 'response' || message.message.id !== id) return owner.heard(this, message)
       this.#answered(answerOf(message.message))
     }

@@ -33,6 +33,8 @@ export interface Link {
 export interface LinkEvents {
   /** A notification that belongs to no request in flight. */
   onNotification(notification: RpcNotification): void
+  /** An answer that nobody waits for, or no longer. */
+  onStray?(): void
   /** The connection is gone; the reason is a sentence without a full stop. */
   onLost(reason: string): void
   /** The conversation was opened anew on the same link: the server may be another one now. */

@@ -4,6 +4,7 @@
  */
 import { Pool } from 'undici'
 import { SwitchboardError } from '../errors.js'
+import { nestsTooDeep, tooDeep } from '../wire/json-bytes.js'
 import { ChannelLink } from './channel-link.js'
 import { httpCall, type HttpCall } from './http-call.js'
 import type { LinkEvents } from './link.js'
@@ -143,7 +144,7 @@ function receive(link: ChannelLink, data: string): void {
   } catch {
     return
   }
-  link.receive(value)
+  link.receive(value, nestsTooDeep(data) ? tooDeep : undefined)
 }
 
 function parseUrl(text: string, base: string): URL | undefined {

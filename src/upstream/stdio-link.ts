@@ -2,7 +2,7 @@
 import { SwitchboardError } from '../errors.js'
 import type { Era } from '../wire/era.js'
 import { createLineSplitter } from '../wire/framing.js'
-import { sizeText } from '../wire/json-bytes.js'
+import { nestsTooDeep, sizeText, tooDeep } from '../wire/json-bytes.js'
 import { readResult } from '../wire/json-rpc.js'
 import { ChannelLink } from './channel-link.js'
 import type { LinkEvents, LinkLimits } from './link.js'
@@ -41,9 +41,10 @@ export function openStdio(options: StdioOptions, events: LinkEvents): StdioLink 
     onLine: line => {
       if (!heard) return
       const text = line.toString()
-      const raw = readResult(text)
+      const spoilt = nestsTooDeep(line) ? tooDeep : undefined
+      const raw = spoilt === undefined ? readResult(text) : undefined
       if (raw) return link.answered(raw.id, raw)
-      if (link.receive(parse(line, text))) return
+      if (link.receive(parse(line, text), spoilt)) return
       options.onNoise?.(line.length)
       spend(1, line.length)
     },

@@ -380,6 +380,7 @@ export class Upstream {
           onNotification: notification => {
             if (!this.#kept.notified(notification)) this.#unattributed++
           },
+          onStray: () => this.#unattributed++,
           onLost: reason => this.#lost(reason),
           onRenewed: () => this.#link && this.#kept.renewed(this.#link),
           onLine: line => log.debug({ event: 'upstream.stderr', server: this.id, line }),

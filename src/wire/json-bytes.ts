@@ -54,6 +54,19 @@ export function exceedsDepth(bytes: Buffer, max: number): boolean {
   return false
 }
 
+/** What a server says may be nested so deep: written again, JSON of 5,000 levels would overflow the stack. */
+const deepest = 1000
+/** A shorter text cannot be nested deeply enough to do harm; most are shorter. */
+const harmless = 4096
+
+export const tooDeep = `it is nested more than ${deepest} levels deep`
+
+/** Whether a message of a server is nested too deeply to be passed on. */
+export function nestsTooDeep(text: Buffer | string): boolean {
+  if (text.length <= harmless) return false
+  return exceedsDepth(typeof text === 'string' ? Buffer.from(text) : text, deepest)
+}
+
 /** Calls into native code pay only on long strings, so the first bytes of each are looked at here. */
 const shortString = 64
 

@@ -85,6 +85,11 @@ export function classifyMessage(value: unknown): Message {
   return { kind: 'response', message: value as unknown as RpcResponse }
 }
 
+/** The id of the request that a message is meant to answer, even if it is no answer that can be used. */
+export function idAnswered(value: unknown): unknown {
+  return isObject(value) && value.method === undefined ? value.id : undefined
+}
+
 /** What a response that was classified as one answers. */
 export function answerOf({ result, error }: Pick<RpcResponse, 'result' | 'error'>): Answer {
   return error ? { error } : { result: result as Json }
