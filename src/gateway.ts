@@ -280,18 +280,17 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
   function revoke(before: KeyRing, now: KeyRing): readonly string[] {
     const revoked = before.revoke(now)
     if (revoked.length === 0) return revoked
-    let calls = 0
+    const ended = new Map<string, number>()
     for (const { key, cancellation } of [...running]) {
       if (!key.revocation.reason || cancellation.reason) continue
       cancellation.cancel(key.revocation.reason)
-      calls++
+      ended.set(key.id, (ended.get(key.id) ?? 0) + 1)
     }
     for (const id of revoked) {
       const key = now.byId(id)
       if (!key || key.revocation.reason) sessions.forgetKey(id)
-      log.info({ event: 'auth.revoked', key: id })
+      log.info({ event: 'auth.revoked', key: id, calls: ended.get(id) ?? 0 })
     }
-    if (calls > 0) log.info({ event: 'auth.calls_ended', calls })
     return revoked
   }
   const expiryTimer = setInterval(() => revoke(keyRing, keyRing), 1000)

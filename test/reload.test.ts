@@ -237,11 +237,13 @@ describe('a reload that changes servers (C10)', () => {
     const late = call(client, 'web__slow', { ms: 1, nonce: 'late' })
     await pause(100)
     gateway.apply(yamlOf({ renamed: served('fourth') }))
-    const last = call(client, 'renamed__slow', { ms: 1, nonce: 'last' })
     await pause(100)
     expect(alive(first)).toBe(true)
 
     expect(textOf(await running)).toContain('1500')
+    // Nobody knows what a server of a new name offers until it is up.
+    await gateway.until('renamed')
+    const last = call(client, 'renamed__slow', { ms: 1, nonce: 'last' })
     const answers = await Promise.all([early, late, last])
     for (const answer of answers) expect(answer.result.isError ?? false, textOf(answer)).toBe(false)
     expect(ledgerOf('first').count('finished long')).toBe(1)
@@ -435,7 +437,7 @@ describe('a reload that takes a key away (A4)', () => {
       expect((await client.rpc('ping')).status).toBe(401)
       expect((await modern(gateway.url, secrets.DEVELOPER, 'tools/list')).status).toBe(401)
       expect((await openStream(`${gateway.url}/mcp`, client.headers)).status).toBe(401)
-      expect(gateway.logged('auth.revoked').map(({ key }) => key)).toEqual(['developer'])
+      expect(gateway.logged('auth.revoked')).toMatchObject([{ key: 'developer', calls: 4 }])
       await expectUntouched(ours)
 
       if (how === 'rotated') {
