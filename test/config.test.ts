@@ -78,6 +78,7 @@ describe('a good servers.yaml', () => {
         }
       ],
       keys: [{ id: 'admin', secrets: [{ kind: 'generated' }], allow: '*' }],
+      limits: expect.any(Object),
       broken: []
     })
   })

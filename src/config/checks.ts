@@ -6,7 +6,15 @@
 import { createHash } from 'node:crypto'
 import type { z } from 'zod'
 import type { Path } from './env.js'
-import { configSchema, grantSchema, keySchema, listenSchema, serverSchema, type KeySecret } from './schema.js'
+import {
+  configSchema,
+  grantSchema,
+  keySchema,
+  limitsSchema,
+  listenSchema,
+  serverSchema,
+  type KeySecret
+} from './schema.js'
 
 type Tree = Readonly<Record<string, unknown>>
 type Issue = z.core.$ZodIssue
@@ -309,6 +317,7 @@ function innermost(issue: Issue, base: Path): Issue[] {
 function knownKeys(path: Path): string[] {
   if (path.length === 0) return Object.keys(configSchema.shape)
   if (path[0] === 'listen') return Object.keys(listenSchema.shape)
+  if (path[0] === 'limits') return Object.keys(limitsSchema.shape)
   if (path[0] === 'servers') return Object.keys(serverSchema.shape)
   return Object.keys(path.length === 2 ? keySchema.shape : grantSchema.shape)
 }

@@ -31,6 +31,7 @@ import {
   type Grant,
   type KeyConfig,
   type KeySecret,
+  type LimitsConfig,
   type ServerConfig
 } from './schema.js'
 import { readYaml } from './yaml.js'
@@ -244,7 +245,31 @@ function build(whole: ConfigFile, { file, dir, secrets, broken }: Parts): Config
     listen: { host, port, title, allowedHosts: allowed_hosts, allowedOrigins: allowed_origins },
     servers: Object.entries(whole.servers).map(([id, server]) => serverConfig(id, server, dir)),
     keys: noKeys ? [{ id: 'admin', secrets: [{ kind: 'generated' }], allow: '*' }] : keys,
+    limits: limitsConfig(whole.limits),
     broken
+  }
+}
+
+function limitsConfig(limits: ConfigFile['limits']): LimitsConfig {
+  return {
+    bodyBytes: limits.body_kib * 1024,
+    jsonDepth: limits.json_depth,
+    headerFields: limits.header_fields,
+    headerBytes: limits.header_kib * 1024,
+    headerTimeout: limits.header_timeout,
+    requestTimeout: limits.request_timeout,
+    connections: limits.connections,
+    batchMessages: limits.batch_messages,
+    callsPerKey: limits.calls_per_key,
+    liveStatePerKey: limits.live_state_per_key,
+    streamBytes: limits.stream_kib * 1024,
+    stallTimeout: limits.stall_timeout,
+    replayBytes: limits.replay_kib * 1024,
+    messageBytes: limits.message_kib * 1024,
+    stdinBytes: limits.stdin_kib * 1024,
+    listItems: limits.list_items,
+    listPages: limits.list_pages,
+    drainTimeout: limits.drain_timeout
   }
 }
 

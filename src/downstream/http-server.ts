@@ -10,6 +10,7 @@ import { reasonOf, SwitchboardError } from '../errors.js'
 import type { Log } from '../observe/log.js'
 import { Slots } from '../wire/slots.js'
 import { refusal } from './app.js'
+import { createStallWatch, type CutOff } from './stall.js'
 
 export interface HttpServerOptions {
   readonly fetch: Parameters<typeof getRequestListener>[0]
@@ -17,7 +18,19 @@ export interface HttpServerOptions {
   readonly direct: (req: IncomingMessage, res: ServerResponse) => boolean
   /** Whether these headers hold a key that works. */
   readonly knows: (headers: IncomingHttpHeaders) => boolean
+  readonly limits: HttpLimits
+  /** Ends the connection of a client that does not read. */
+  readonly cutOff: CutOff
   readonly log: Log
+}
+
+/** Times in seconds. None but the last concerns a response, so streams that are read may live for days. */
+export interface HttpLimits {
+  readonly headerBytes: number
+  readonly headerTimeout: number
+  readonly requestTimeout: number
+  readonly connections: number
+  readonly stallTimeout: number
 }
 
 export interface HttpServer {
@@ -31,23 +44,17 @@ export interface HttpServer {
   close(): Promise<void>
 }
 
-/** Limits of the HTTP parser; none of them concerns a response, so streams may live for days. */
-const limits = {
-  maxHeaderSize: 16 * 1024,
-  headersTimeout: 10_000,
-  requestTimeout: 30_000,
-  connectionsCheckingInterval: 1000,
-  // Longer than the idle time of common proxies, so that it is they who close.
-  keepAliveTimeout: 75_000
-}
+/** Longer than the idle time of common proxies, so that it is they who close. */
+const keepAliveTimeout = 75_000
 /** What was sent before its sender could know of the end is still told that it was not taken. */
 const lastRequestsMs = 20
 /** Connections that are too many make room of idle ones at most, and are told of, this often. */
 const crowd = { roomMs: 100, toldMs: 10_000 }
 
-export function createHttpServer({ fetch, direct, knows, log }: HttpServerOptions): HttpServer {
+export function createHttpServer({ fetch, direct, knows, limits, cutOff, log }: HttpServerOptions): HttpServer {
   const sockets = new Set<Socket>()
   const open = new Slots<ServerResponse>()
+  const stalls = createStallWatch({ open, stallMs: limits.stallTimeout * 1000, cutOff })
   let stopped = false
   let quiet: Promise<void> | undefined
 
@@ -66,7 +73,17 @@ export function createHttpServer({ fetch, direct, knows, log }: HttpServerOption
     if (stopped) res.shouldKeepAlive = false
     if (!direct(req, res)) void listener(req, res)
   }
-  const server = createServer(limits, answer)
+  const server = createServer(
+    {
+      maxHeaderSize: limits.headerBytes,
+      // Node wants it no longer than the whole.
+      headersTimeout: Math.min(limits.headerTimeout, limits.requestTimeout) * 1000,
+      requestTimeout: limits.requestTimeout * 1000,
+      connectionsCheckingInterval: 1000,
+      keepAliveTimeout
+    },
+    answer
+  )
   // Too many are counted and refused by the guard; Node would drop them in silence.
   server.maxHeadersCount = 0
   // A client that asks before it sends its body is told to go on only with a key that works.
@@ -79,9 +96,9 @@ export function createHttpServer({ fetch, direct, knows, log }: HttpServerOption
     socket.once('close', () => sockets.delete(socket))
   })
 
-  // Half of what the process may open: the rest is for servers and files. Beyond it Node would close what comes in silence.
-  const descriptors = descriptorLimit()
-  if (descriptors !== undefined) server.maxConnections = Math.ceil(descriptors / 2)
+  // At most half of what the process may open: the rest is for servers and files.
+  const most = Math.min(limits.connections, Math.ceil((descriptorLimit() ?? Infinity) / 2))
+  server.maxConnections = most
   const last = { room: -Infinity, told: -Infinity }
   let turnedAway = 0
   server.on('drop', () => {
@@ -93,7 +110,7 @@ export function createHttpServer({ fetch, direct, knows, log }: HttpServerOption
     }
     if (now - last.told < crowd.toldMs) return
     last.told = now
-    log.warn({ event: 'refused', reason: 'too_many_connections', connections: turnedAway })
+    log.warn({ event: 'connections.refused', most, connections: turnedAway })
     turnedAway = 0
   })
 
@@ -134,6 +151,7 @@ export function createHttpServer({ fetch, direct, knows, log }: HttpServerOption
       server.close()
       server.closeAllConnections()
       for (const socket of sockets) socket.destroy()
+      stalls.close()
       while (sockets.size > 0) await new Promise(resolve => setImmediate(resolve))
     }
   }

@@ -21,6 +21,8 @@ export interface MetricSources {
   readonly sessions: () => number
   /** Open streams of all kinds. */
   readonly streams: () => number
+  /** Whether the last change of the configuration was taken over, and when one was, epoch milliseconds. */
+  readonly reload: () => { readonly ok: boolean; readonly at: number }
   /** Lines of the log that were given up. */
   readonly logDropped: () => number
   /** Seconds until each key that expires does; negative once it has. */
@@ -72,6 +74,14 @@ export function createMetrics(sources: MetricSources): Metrics {
   gauge('switchboard_upstream_running', 'Requests a server is working on.', ({ running }) => running)
   gauge('switchboard_upstream_waiting', 'Requests waiting for a place at a server.', ({ waiting }) => waiting)
   gauge('switchboard_upstream_tools', 'Tools a server lists.', ({ tools }) => tools)
+  single('switchboard_config_last_reload_success', 'Whether the last change of servers.yaml was taken over.', () =>
+    Number(sources.reload().ok)
+  )
+  single(
+    'switchboard_config_applied_timestamp_seconds',
+    'When the configuration that runs was taken over, in Unix time.',
+    () => sources.reload().at / 1000
+  )
   single('switchboard_sessions', 'Sessions held in memory.', sources.sessions)
   single('switchboard_streams', 'Open streams to clients.', sources.streams)
   const droppedLines: Counter = new Counter({

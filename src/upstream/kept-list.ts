@@ -7,14 +7,13 @@ import { reasonOf, SwitchboardError } from '../errors.js'
 import type { Json } from '../wire/json-rpc.js'
 import { listRows, type ListKind } from '../wire/lists.js'
 import type { GatewayIdentity, Link } from './link.js'
-import { fetchList, type FetchedList } from './pages.js'
+import { fetchList, type FetchedList, type ListLimits } from './pages.js'
 import { backoffMs } from './supervisor.js'
 
 export interface KeptListOptions {
   readonly kind: ListKind
   readonly identity: GatewayIdentity
-  /** Deadline for all pages of one fetch, in milliseconds. */
-  readonly timeoutMs: number
+  readonly limits: ListLimits
   /** The list as it was last known, from an earlier run. */
   readonly cached?: readonly Json[]
   /** A complete list has arrived; `changed` if it differs from the one before. */
@@ -102,11 +101,11 @@ export class KeptList {
 
   async #fetch(link: Link): Promise<void> {
     this.#lastFetch = performance.now()
-    const { kind, identity, timeoutMs, onFetched, onProblem } = this.#options
+    const { kind, identity, limits, onFetched, onProblem } = this.#options
     const { method, member, identity: name, change } = listRows[kind]
     try {
       const declared = change in link.info.capabilities
-      const fetched = declared ? await fetchList(link, method, member, identity, timeoutMs) : undefined
+      const fetched = declared ? await fetchList(link, method, member, identity, limits) : undefined
       if (this.#link !== link) return
       // Many servers that declare resources know no templates, and say so by not knowing the method.
       this.#offered = fetched !== undefined && !(fetched.unknown && kind === 'templates')

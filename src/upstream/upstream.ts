@@ -5,7 +5,7 @@
  *
  * Invariant: `#link` is set as long as a connection stands; at most one attempt to make one runs at a time.
  */
-import type { ServerConfig } from '../config/schema.js'
+import type { LimitsConfig, ServerConfig } from '../config/schema.js'
 import { reasonOf, SwitchboardError } from '../errors.js'
 import type { Log } from '../observe/log.js'
 import { Cancellation } from '../wire/cancellation.js'
@@ -21,12 +21,14 @@ import { Deadlines } from './deadline.js'
 import type { GatewayIdentity, Link, LinkInfo } from './link.js'
 import type { Orphans } from './orphans.js'
 import { createNoiseLog, type NoiseLog } from './noise.js'
+import type { OnUpdated } from './standing.js'
 import { Places } from './places.js'
 import { backoffMs, earliestAttempt, healthyMs } from './supervisor.js'
 
 export interface UpstreamOptions {
   readonly config: ServerConfig
   readonly identity: GatewayIdentity
+  readonly limits: UpstreamLimits
   readonly log: Log
   /** What the server was last known to offer, from an earlier run. */
   readonly cached?: Offer
@@ -37,6 +39,9 @@ export interface UpstreamOptions {
   /** A complete list has arrived; `changed` if the offer differs from the one before. */
   readonly onOffer: (changed: boolean) => void
 }
+
+/** As much of the limits as concerns one server. */
+export type UpstreamLimits = Pick<LimitsConfig, 'messageBytes' | 'stdinBytes' | 'listItems' | 'listPages'>
 
 /** `idle`: nothing is wrong, its process is not running and the next call starts it. */
 export type UpstreamState = 'starting' | 'ready' | 'idle' | 'down' | 'stopped'
@@ -114,7 +119,7 @@ export class Upstream {
     this.#kept = new KeptOffer({
       server: options.config.id,
       identity: options.identity,
-      timeoutMs: options.config.listTimeout * 1000,
+      limits: { ...options.limits, timeoutMs: options.config.listTimeout * 1000 },
       ...(options.cached && { cached: options.cached }),
       onFetched: options.onOffer,
       onGone: reason => this.#lost(reason),
@@ -161,7 +166,7 @@ export class Upstream {
   }
 
   /** Has `listener` told when that resource is updated, over reconnects. @throws SwitchboardError when refused. */
-  subscribe(uri: string, listener: (uri: string) => void): Promise<() => void> {
+  subscribe(uri: string, listener: OnUpdated): Promise<() => void> {
     return this.#inUse(() => this.#kept.subscribe(uri, listener))
   }
 
@@ -195,9 +200,16 @@ export class Upstream {
     return this.#firstAttempt
   }
 
-  /** That attempt, if nothing is known of the server's tools until it has ended; lists wait for it only so long. */
-  get firstList(): Promise<void> | undefined {
-    return this.tools || performance.now() - this.#started > firstListMs ? undefined : this.#firstAttempt
+  /** That attempt, if one of these lists is not known until it has ended; requests wait for it only so long. */
+  firstList(kinds: readonly ListKind[]): Promise<void> | undefined {
+    return kinds.every(kind => this.offer[kind]) || performance.now() - this.#started > firstListMs
+      ? undefined
+      : this.#firstAttempt
+  }
+
+  /** Whether somebody waits for an answer of it. */
+  get busy(): boolean {
+    return this.#places.running + this.#places.waiting + this.#waiters.size > 0
   }
 
   get status(): UpstreamStatus {
@@ -220,9 +232,13 @@ export class Upstream {
     }
   }
 
-  /** Begins to connect, in the background; a lazy server whose tools are known waits for its first call instead. */
-  start(): void {
+  /**
+   * Begins to connect, in the background; a lazy server whose tools are known waits for its first call instead.
+   * @param after nothing is started before that, not even by a call.
+   */
+  start(after?: Promise<void>): void {
     this.#started = performance.now()
+    if (after) this.#ending = after
     if (this.config.start === 'lazy' && this.tools) return this.#become('idle', undefined)
     this.#firstAttempt = this.#connect().then(() => {
       this.#firstAttempt = undefined
@@ -350,13 +366,14 @@ export class Upstream {
     const started = (this.#lastAttempt = performance.now())
     this.#become('starting', this.#problem)
     try {
-      const { identity, log, orphans } = this.#options
+      const { identity, limits, log, orphans } = this.#options
       await Promise.all([this.#ending, orphans?.reap()])
       if (this.#stopped()) return
       const { config } = this
       const connection = await connect({
         config,
         identity,
+        limits,
         cancellation: this.#attemptEnd,
         ...(this.#verdict && Date.now() - this.#verdict.at < verdictMs && { known: this.#verdict }),
         ...(orphans && { orphans }),
