@@ -305,6 +305,7 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
     const { change, start } = fleet.apply(next.servers)
     start()
     rebuild()
+    keepApplied(state, next)
     Object.assign(reload, { ok: true, at: Date.now() })
     keepApplied(state, next)
     return { ...change, revoked, restart: needsRestart(first, next) }

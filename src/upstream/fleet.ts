@@ -95,9 +95,10 @@ export class Fleet {
   }
 
   #retire(upstream: Upstream): void {
-    const end = Date.now() + this.#options.drainMs
+    const end = performance.now() + this.#options.drainMs
     const retired = (async () => {
-      while (upstream.busy && !this.#closing && Date.now() < end) await new Promise(resolve => setTimeout(resolve, 25))
+      while (upstream.busy && !this.#closing && performance.now() < end)
+        await new Promise(resolve => setTimeout(resolve, 25))
       await upstream.close()
     })().finally(() => this.#retiring.delete(retired))
     this.#retiring.add(retired)
