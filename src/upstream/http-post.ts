@@ -13,8 +13,11 @@ const lingerMs = 5000
 /** How long a broken connection waits for the news of its process. */
 const obituaryMs = 250
 
-/** Coming back to a stream that ended early: when, unless the server says when, and how often without a new event. */
-const resume = { afterMs: 1000, longestMs: 30_000, attempts: 3 }
+/**
+ * Coming back to a stream that ended early: when, unless the server says when, how often without a new event, and at most
+ * how often although it says at once and always has one.
+ */
+const resume = { afterMs: 1000, longestMs: 30_000, attempts: 3, everyMs: 1000 }
 
 /** What a link hears of its requests. One for all of them: closures for each would cost every call. */
 export interface PostOwner {
@@ -56,6 +59,7 @@ export class Post implements HttpCallOptions {
   #lastEvent: string | undefined
   #retryMs = resume.afterMs
   #attempts = 0
+  #resumedAt = -Infinity
 
   constructor(options: PostOptions) {
     this.asked = options
@@ -134,6 +138,9 @@ export class Post implements HttpCallOptions {
     const broken = end.kind === 'failed' ? end.dispatched && !supervised : end.status === 200
     if (session === undefined || lastEvent === undefined || !broken || this.#attempts++ >= resume.attempts) return false
     leg.onPause?.(this.#retryMs)
+    const now = performance.now()
+    const wait = Math.max(this.#retryMs, this.#resumedAt + resume.everyMs - now)
+    this.#resumedAt = now + wait
     const timer = setTimeout(() => {
       if (this.#settled || !this.#pool) return
       this.#call = httpCall(this.#pool, {
@@ -148,7 +155,7 @@ export class Post implements HttpCallOptions {
           else if (!this.#settled) this.#lose(end)
         }
       })
-    }, this.#retryMs)
+    }, wait)
     timer.unref()
     return true
   }
