@@ -1,4 +1,5 @@
 /** `switchboard serve`: the gateway, until a signal ends it. Prints one block that says everything a first user needs. */
+import { setFlagsFromString } from 'node:v8'
 import type { Config } from '../config/schema.js'
 import { reasonOf, SwitchboardError } from '../errors.js'
 import { startGateway, type Gateway } from '../gateway.js'
@@ -18,6 +19,7 @@ export interface ServeOptions {
 const settleMs = 800
 
 export async function serve(context: CommandContext, { listen, logLevel }: ServeOptions): Promise<ExitCode> {
+  collectYoung()
   const loaded = await readConfiguration(context, listen)
   if (!loaded) return 2
   const { config } = loaded
@@ -46,6 +48,15 @@ export async function serve(context: CommandContext, { listen, logLevel }: Serve
   await signalled
   await gateway.close()
   return 0
+}
+
+/**
+ * V8 watches where objects are made that live long and from then on makes all from there as old ones. After the start of
+ * many servers that is the list of a response's listeners: from then on each, long dead, keeps its whole call from being
+ * collected young, which doubled what collecting costs a call of one server among 100, and all memory with it.
+ */
+function collectYoung(): void {
+  setFlagsFromString('--no-allocation-site-pretenuring')
 }
 
 /** Resolves when no server is starting any more, or after `ms`. */
