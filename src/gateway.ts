@@ -69,7 +69,6 @@ export async function startGateway({ config, state, log }: GatewayOptions): Prom
   const cache = createDiskCache(state)
   const upstreams = new Map<string, Upstream>()
   let ready = true
-  let running = 0
   let snapshot: Snapshot = emptySnapshot(upstreams)
   let told = new Set<string>()
 
@@ -126,33 +125,14 @@ export async function startGateway({ config, state, log }: GatewayOptions): Prom
     serverInfo,
     taskIds: createTaskIds(sealer)
   })
-  const counted: typeof relay = {
-    ...relay,
-    async callTool(exchange, params) {
-      running++
-      try {
-        return await relay.callTool(exchange, params)
-      } finally {
-        running--
-      }
-    },
-    async ask(exchange, method, params) {
-      running++
-      try {
-        return await relay.ask(exchange, method, params)
-      } finally {
-        running--
-      }
-    }
-  }
   const listeners = createListeners((key, scope, change) => relay.signature(key, scope, change))
   const held = createLiveState()
   const onLevel = () => {
     const level = mostTalkative([...sessions.levels(), ...sse.levels()])
     if (level !== undefined) for (const upstream of upstreams.values()) upstream.setLogLevel(level)
   }
-  const legacy = createLegacy({ relay: counted, serverInfo, held, onLevel })
-  const modern = createModern({ relay: counted, listeners, serverInfo, held })
+  const legacy = createLegacy({ relay, serverInfo, held, onLevel })
+  const modern = createModern({ relay, listeners, serverInfo, held })
   const sse = createSse({ legacy, listeners, held })
   const sessionStreams = createSessionStreams({ relay, listeners, held, replays: createReplays() })
   const sessions = createSessions({ sealer })
@@ -162,7 +142,7 @@ export async function startGateway({ config, state, log }: GatewayOptions): Prom
     catalog: () => snapshot.catalog,
     streamableHttp: createStreamableHttp({ legacy, modern, sessions, sessionStreams, relay }),
     sse,
-    rest: createRest({ relay: counted, serverInfo }),
+    rest: createRest({ relay, serverInfo }),
     metrics: ({ id, policy }) =>
       metrics.scrape(policy.seesAll ? undefined : { keyId: id, seesServer: server => policy.seesServer(server) }),
     log,
@@ -204,7 +184,7 @@ export async function startGateway({ config, state, log }: GatewayOptions): Prom
     ready = false
     server.stopListening()
     const deadline = Date.now() + drainMs
-    while (running > 0 && Date.now() < deadline) await new Promise(resolve => setTimeout(resolve, 20))
+    while (relay.running > 0 && Date.now() < deadline) await new Promise(resolve => setTimeout(resolve, 20))
     sessions.close()
     sse.close()
     modern.close()

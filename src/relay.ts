@@ -89,6 +89,8 @@ export interface RelayOptions {
 }
 
 export interface Relay {
+  /** Calls and other requests to servers that are not answered yet. */
+  readonly running: number
   /** What the gateway says of itself to this key, for `initialize` and `server/discover`. */
   describe(key: Key, scope: Scope, era: Era): { readonly capabilities: Json; readonly instructions?: string }
   /** Changes exactly when what this key sees of these lists changes. */
@@ -129,6 +131,8 @@ const firstListMs = 5000
 
 export function createRelay({ snapshot, onList, limits, audit, serverInfo, taskIds }: RelayOptions): Relay {
   const askables = createAskables(taskIds)
+  const ways: WayOptions = { snapshot, taskIds }
+  let running = 0
   const modernMembers = Buffer.from(
     `,"cacheScope":"private","resultType":"complete","_meta":${JSON.stringify({ [metaKey.serverInfo]: serverInfo })}`
   )
@@ -158,45 +162,42 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo, taskI
     if (params.arguments !== undefined && !isObject(params.arguments))
       return invalid('expected params.arguments to be an object')
 
-    const { entry, upstream, denied } = look(exchange, name) ?? (await lookLonger(exchange, name))
-    const meant = entry ?? denied
-    const record = (outcome: Outcome, code?: number) =>
-      audit({
-        key: exchange.key.id,
-        client: clientName(exchange.client),
-        era: exchange.era,
-        server: meant?.server,
-        tool: meant?.wireName ?? name,
-        outcome,
-        code,
-        ms: performance.now() - begun
-      })
-    if (!entry || !upstream) {
-      record(denied ? 'denied' : 'unknown', errorTable.invalid_params.rpc)
-      return { error: { code: errorTable.invalid_params.rpc, message: `Unknown tool: ${name}` } }
-    }
-    const mismatch = mirrorFault(exchange, entry, params)
-    if (mismatch !== undefined) {
-      record('failed', errorTable.header_mismatch.rpc)
-      return { error: { code: errorTable.header_mismatch.rpc, message: mismatch } }
-    }
-
-    const release = limits.admit(exchange.key.id)
+    running++
+    let release: (() => void) | undefined
     try {
-      if (!release) throw tooMany()
-      const answer = bridgedCall(
-        await request(exchange, upstream, entry, params),
-        entry,
-        between(exchange, upstream, entry.server, entry.wireName)
-      )
-      if (answer.error) record('rpc_error', answer.error.code)
-      else record(answer.result?.isError === true ? 'is_error' : 'ok')
-      return answer
-    } catch (thrown) {
-      const error = toSwitchboardError(thrown)
-      record(outcomeOf(error), error.rpc)
-      return { result: failedResult(error, entry, name, exchange.era) }
+      const found = look(exchange, name) ?? (await lookLonger(exchange, name))
+      const { entry, upstream, denied } = found
+      if (!entry || !upstream) {
+        record(
+          exchange,
+          begun,
+          denied,
+          denied?.wireName ?? name,
+          denied ? 'denied' : 'unknown',
+          errorTable.invalid_params.rpc
+        )
+        return { error: { code: errorTable.invalid_params.rpc, message: `Unknown tool: ${name}` } }
+      }
+      const mismatch = mirrorFault(exchange, entry, params)
+      if (mismatch !== undefined) {
+        record(exchange, begun, entry, entry.wireName, 'failed', errorTable.header_mismatch.rpc)
+        return { error: { code: errorTable.header_mismatch.rpc, message: mismatch } }
+      }
+      release = limits.admit(exchange.key.id)
+      try {
+        if (!release) throw tooMany()
+        const given = await request(exchange, upstream, entry, params)
+        const answer = bridgedCall(given, entry, new Way(ways, exchange, upstream, entry.server, entry.wireName))
+        const outcome = answer.error ? 'rpc_error' : answer.result?.isError === true ? 'is_error' : 'ok'
+        record(exchange, begun, entry, entry.wireName, outcome, answer.error?.code)
+        return answer
+      } catch (thrown) {
+        const error = toSwitchboardError(thrown)
+        record(exchange, begun, entry, entry.wireName, outcomeOf(error), error.rpc)
+        return { result: failedResult(error, entry, name, exchange.era) }
+      }
     } finally {
+      running--
       release?.()
     }
   }
@@ -241,7 +242,16 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo, taskI
   }
 
   /** Everything but tools goes the same lane; what differs is a row of `askables`. */
-  async function ask(exchange: Exchange, method: string, params: Json = {}): Promise<Answer> {
+  async function ask(exchange: Exchange, method: string, params?: Json): Promise<Answer> {
+    running++
+    try {
+      return await answerTo(exchange, method, params)
+    } finally {
+      running--
+    }
+  }
+
+  async function answerTo(exchange: Exchange, method: string, params: Json = {}): Promise<Answer> {
     const begun = performance.now()
     const askable = askables[method]
     const name = askable?.nameOf(params)
@@ -249,21 +259,12 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo, taskI
     const { target, upstream, denied } = await locate(exchange, (catalog, sight) =>
       askable.find(catalog, { sight, scope: exchange.scope }, params, exchange.key.id)
     )
-    const record = (outcome: Outcome, code?: number) =>
-      audit({
-        key: exchange.key.id,
-        client: clientName(exchange.client),
-        era: exchange.era,
-        method,
-        server: (target ?? denied)?.server,
-        tool: (target ?? denied)?.about ?? (target ?? denied)?.wireName ?? name,
-        outcome,
-        code,
-        ms: performance.now() - begun
-      })
+    const meant = target ?? denied
+    const tell = (outcome: Outcome, code?: number) =>
+      record(exchange, begun, meant, meant?.about ?? meant?.wireName ?? name, outcome, code, method)
     if (!target || !upstream) {
       const error = askable.unknown(name, exchange.era)
-      record(denied ? 'denied' : 'unknown', error.code)
+      tell(denied ? 'denied' : 'unknown', error.code)
       return { error }
     }
     const release = limits.admit(exchange.key.id)
@@ -276,15 +277,13 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo, taskI
         ? { result: { completion: { values: [] } } }
         : await upstream.request(method, target.params, askLeg(exchange, progress, !askable.isOnce))
       if (answer.error && askable.isUnknown(answer.error)) upstream.listDoubtful(askable.kind)
-      const final = bridged(
-        answer,
-        between(exchange, upstream, target.server, target.about ?? '', target.about !== undefined)
-      )
-      record(final.error ? 'rpc_error' : 'ok', final.error?.code)
+      const isTask = target.about !== undefined
+      const final = bridged(answer, new Way(ways, exchange, upstream, target.server, target.about ?? '', isTask))
+      tell(final.error ? 'rpc_error' : 'ok', final.error?.code)
       return askable.isCacheable && final.result ? { result: withCacheMembers(final.result, exchange.era) } : final
     } catch (thrown) {
       const error = toSwitchboardError(thrown)
-      record(outcomeOf(error), error.rpc)
+      tell(outcomeOf(error), error.rpc)
       return { error: failedError(error, method, target) }
     } finally {
       progress?.stop()
@@ -347,21 +346,24 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo, taskI
     return upstream.watchTask(target.wireName, params => tell({ ...params, taskId })).catch(() => undefined)
   }
 
-  const between = (
-    { era, client, key, scope }: Exchange,
-    upstream: RelayUpstream,
-    server: string,
+  /** One line of the audit trail. */
+  function record(
+    { key, client, era }: Exchange,
+    begun: number,
+    meant: { readonly server: string } | undefined,
     tool: string,
-    isTask = false
-  ): Between => ({
-    to: { era, capabilities: client.capabilities },
-    from: { era: upstream.era ?? 'legacy', capabilities: upstream.info?.capabilities ?? {} },
-    shownUri: uri => snapshot().catalog.shownUri({ sight: key.policy, scope }, server, uri),
-    shownTask: id => taskIds.seal({ server, tool, id }, key.id),
-    isTask
-  })
+    outcome: Outcome,
+    code: number | undefined,
+    method?: string
+  ): void {
+    const ms = performance.now() - begun
+    audit({ key: key.id, client: clientName(client), era, method, server: meant?.server, tool, outcome, code, ms })
+  }
 
   return {
+    get running() {
+      return running
+    },
     describe(key, scope, era) {
       const { catalog } = snapshot()
       const audience = { sight: key.policy, scope }
@@ -391,6 +393,37 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo, taskI
     watchTask
   }
 }
+
+type WayOptions = Pick<RelayOptions, 'snapshot' | 'taskIds'>
+
+/** A class and no object of closures: one is made for every call. */
+class Way implements Between {
+  readonly to: Between['to']
+  readonly from: Between['from']
+
+  constructor(
+    private readonly options: WayOptions,
+    private readonly exchange: Exchange,
+    upstream: RelayUpstream,
+    private readonly server: string,
+    private readonly tool: string,
+    readonly isTask = false
+  ) {
+    this.to = { era: exchange.era, capabilities: exchange.client.capabilities }
+    this.from = { era: upstream.era ?? 'legacy', capabilities: upstream.info?.capabilities ?? noCapabilities }
+  }
+
+  shownUri(uri: string): string {
+    return this.options.snapshot().catalog.shownUri(viewerOf(this.exchange), this.server, uri)
+  }
+
+  shownTask(id: string): string {
+    const { server, tool, exchange } = this
+    return this.options.taskIds.seal({ server, tool, id }, exchange.key.id)
+  }
+}
+
+const noCapabilities: Json = Object.freeze({})
 
 const viewerOf = ({ key, scope }: Asker): Viewer => ({ sight: key.policy, scope })
 

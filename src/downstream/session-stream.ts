@@ -53,6 +53,19 @@ export function createSessionStreams({ relay, listeners, held, replays }: Sessio
     return true
   }
 
+  const resumable = ({ streams, version }: Session): Resumable => ({
+    replay: () => replays.create(),
+    primed: isPrimed(version),
+    onStream(stream) {
+      streams.set(stream.nonce as string, stream)
+      if (streams.size <= maxKept) return
+      const [[nonce, oldest] = []] = streams
+      streams.delete(nonce as string)
+      oldest?.forget()
+    }
+  })
+  const resumables = new WeakMap<Session, Resumable>()
+
   return {
     open(session, caller, req, res) {
       const { key, scope } = caller
@@ -86,16 +99,10 @@ export function createSessionStreams({ relay, listeners, held, replays }: Sessio
       for (const change of missed(session, caller)) tell(change)
     },
 
-    resumable: ({ streams, version }) => ({
-      replay: () => replays.create(),
-      primed: isPrimed(version),
-      onStream(stream) {
-        streams.set(stream.nonce as string, stream)
-        if (streams.size <= maxKept) return
-        const [[nonce, oldest] = []] = streams
-        streams.delete(nonce as string)
-        oldest?.forget()
-      }
-    })
+    resumable(session) {
+      let made = resumables.get(session)
+      if (!made) resumables.set(session, (made = resumable(session)))
+      return made
+    }
   }
 }
