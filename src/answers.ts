@@ -14,9 +14,9 @@ export interface Between {
   readonly to: { readonly era: Era; readonly capabilities: Json }
   readonly from: { readonly era: Era; readonly capabilities: Json }
   /** A URI of that server as the caller is shown it. */
-  readonly shownUri: (uri: string) => string
+  shownUri(uri: string): string
   /** A task id of that server as the caller is shown it. */
-  readonly shownTask: (id: string) => string
+  shownTask(id: string): string
   /** The request was about a task. */
   readonly isTask: boolean
 }
@@ -42,7 +42,8 @@ function adjustedError({ error }: Answer, { to, from }: Between): Answer {
 }
 
 /** @param whole the answer's result with what was added to it. */
-function adjusted(answer: Answer, whole: Json, { to, from, shownUri, shownTask, isTask }: Between): Answer {
+function adjusted(answer: Answer, whole: Json, between: Between): Answer {
+  const { to, from, isTask } = between
   const { result = {} } = answer
   const text = answer.result ? answer.text : undefined
   if (from.era === 'modern' && !understandsResult(result, to.capabilities, from.capabilities)) {
@@ -54,8 +55,8 @@ function adjusted(answer: Answer, whole: Json, { to, from, shownUri, shownTask, 
     )
   }
   const hasTask = from.era === 'modern' && (isTask || result.resultType === 'task')
-  const untasked = withShownUris(whole, shownUri)
-  const shown = hasTask ? withShownTask(untasked, shownTask) : untasked
+  const untasked = withShownUris(whole, between)
+  const shown = hasTask ? withShownTask(untasked, between) : untasked
   const final = adjustResult(shown, from.era, to.era)
   if (final === result) return answer
   if (shown !== result || text === undefined || to.era === 'legacy' || Object.keys(result).length === 0)
@@ -65,38 +66,38 @@ function adjusted(answer: Answer, whole: Json, { to, from, shownUri, shownTask, 
 }
 
 /** A call that became a task, or what became of one (Tasks extension); its own result is shown like any other. */
-function withShownTask(result: Json, shownTask: Between['shownTask']): Json {
-  return typeof result.taskId === 'string' ? { ...result, taskId: shownTask(result.taskId) } : result
+function withShownTask(result: Json, between: Between): Json {
+  return typeof result.taskId === 'string' ? { ...result, taskId: between.shownTask(result.taskId) } : result
 }
 
 /** URIs where a client will take them for such: links and embedded resources in content, messages and contents. */
-export function withShownUris(result: Json, shownUri: Between['shownUri']): Json {
+export function withShownUris(result: Json, between: Pick<Between, 'shownUri'>): Json {
   const { content, messages, contents, result: inner, taskId } = result
   // A task that is done holds the result of its call.
-  if (typeof taskId === 'string' && isObject(inner)) return { ...result, result: withShownUris(inner, shownUri) }
-  if (Array.isArray(content)) return changed(result, 'content', content, item => inContent(item, shownUri))
-  if (Array.isArray(contents)) return changed(result, 'contents', contents, item => withUri(item, shownUri))
+  if (typeof taskId === 'string' && isObject(inner)) return { ...result, result: withShownUris(inner, between) }
+  if (Array.isArray(content)) return changed(result, 'content', content, item => inContent(item, between))
+  if (Array.isArray(contents)) return changed(result, 'contents', contents, item => withUri(item, between))
   if (!Array.isArray(messages)) return result
   return changed(result, 'messages', messages, message => {
     if (!isObject(message)) return message
     const { content } = message
-    if (Array.isArray(content)) return changed(message, 'content', content, item => inContent(item, shownUri))
-    const shown = inContent(content, shownUri)
+    if (Array.isArray(content)) return changed(message, 'content', content, item => inContent(item, between))
+    const shown = inContent(content, between)
     return shown === content ? message : { ...message, content: shown }
   })
 }
 
-function inContent(item: unknown, shownUri: Between['shownUri']): unknown {
+function inContent(item: unknown, between: Pick<Between, 'shownUri'>): unknown {
   if (!isObject(item)) return item
-  if (item.type === 'resource_link') return withUri(item, shownUri)
+  if (item.type === 'resource_link') return withUri(item, between)
   if (item.type !== 'resource') return item
-  const resource = withUri(item.resource, shownUri)
+  const resource = withUri(item.resource, between)
   return resource === item.resource ? item : { ...item, resource }
 }
 
-function withUri(item: unknown, shownUri: Between['shownUri']): unknown {
+function withUri(item: unknown, between: Pick<Between, 'shownUri'>): unknown {
   if (!isObject(item) || typeof item.uri !== 'string') return item
-  const uri = shownUri(item.uri)
+  const uri = between.shownUri(item.uri)
   return uri === item.uri ? item : { ...item, uri }
 }
 

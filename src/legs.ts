@@ -76,9 +76,8 @@ export function callLeg(
   upstream: Era | undefined,
   progress: Progress | undefined
 ): Leg {
-  const { headers } = origin
-  const all = upstream === 'modern' ? { ...headers, ...mirrored(origin, params, entry) } : headers
-  return new RelayLeg(origin, progress, entry.wireName, entry.repeatable, all)
+  const headers = upstream === 'modern' ? withMirrored(origin, params, entry) : origin.headers
+  return new RelayLeg(origin, progress, entry.wireName, entry.repeatable, headers)
 }
 
 /** The leg of any other request. @param repeatable it changes nothing, so it may be sent again. */
@@ -115,21 +114,24 @@ export function progressOf(
 }
 
 /** A modern client's headers must mirror the arguments the schema says they do; asked only once the tool may be seen. */
-export function mirrorFault(
-  { era, paramHeaders: given }: Origin,
-  { paramAnnotations }: ToolEntry,
-  params: Json
-): string | undefined {
-  if (era === 'legacy' || paramAnnotations.size === 0 || !given) return undefined
-  return checkParamHeaders(given, paramAnnotations, params.arguments)
+export function mirrorFault(origin: Origin, { paramAnnotations }: ToolEntry, params: Json): string | undefined {
+  if (origin.era === 'legacy' || paramAnnotations.size === 0) return undefined
+  const { paramHeaders: given } = origin
+  return given && checkParamHeaders(given, paramAnnotations, params.arguments)
 }
 
-/** What a modern HTTP server must find in headers is made anew from the arguments; what no annotation knows passes. */
-function mirrored(
-  { paramHeaders: given }: Origin,
+/**
+ * What a modern HTTP server must find in headers is made anew from the arguments; what no annotation knows passes. The
+ * headers as they came where there is nothing to add, which is nearly always.
+ */
+function withMirrored(
+  { headers, paramHeaders: given }: Origin,
   params: Json,
   { paramAnnotations }: ToolEntry
-): Record<string, string> {
-  const unknown = Object.entries(given ?? {}).filter(([name]) => !paramAnnotations.has(name.slice('mcp-param-'.length)))
-  return { ...Object.fromEntries(unknown), ...paramHeaders(paramAnnotations, params.arguments) }
+): Leg['headers'] {
+  let added: Record<string, string> | undefined
+  for (const name in given)
+    if (!paramAnnotations.has(name.slice('mcp-param-'.length))) (added ??= {})[name] = given[name] as string
+  if (paramAnnotations.size > 0) added = { ...added, ...paramHeaders(paramAnnotations, params.arguments) }
+  return added ? { ...headers, ...added } : headers
 }

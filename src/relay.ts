@@ -135,6 +135,7 @@ const firstListMs = 5000
 export function createRelay({ snapshot, onList, limits, audit, serverInfo, taskIds, keyNow }: RelayOptions): Relay {
   const askables = createAskables(taskIds)
   const subscriptions = createSubscriptions(() => snapshot().upstreams)
+  const ways: WayOptions = { snapshot, taskIds }
   const modernMembers = Buffer.from(
     `,"cacheScope":"private","resultType":"complete","_meta":${JSON.stringify({ [metaKey.serverInfo]: serverInfo })}`
   )
@@ -164,44 +165,39 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo, taskI
     if (params.arguments !== undefined && !isObject(params.arguments))
       return invalid('expected params.arguments to be an object')
 
-    const { entry, upstream, denied } = look(exchange, name) ?? (await lookLonger(exchange, name))
-    const meant = entry ?? denied
-    const record = (outcome: Outcome, code?: number) =>
-      audit({
-        key: exchange.key.id,
-        client: clientName(exchange.client),
-        era: exchange.era,
-        server: meant?.server,
-        tool: meant?.wireName ?? name,
-        outcome,
-        code,
-        ms: performance.now() - begun
-      })
-    if (!entry || !upstream) {
-      record(denied ? 'denied' : 'unknown', errorTable.invalid_params.rpc)
-      return { error: { code: errorTable.invalid_params.rpc, message: `Unknown tool: ${name}` } }
-    }
-    const mismatch = mirrorFault(exchange, entry, params)
-    if (mismatch !== undefined) {
-      record('failed', errorTable.header_mismatch.rpc)
-      return { error: { code: errorTable.header_mismatch.rpc, message: mismatch } }
-    }
-
-    const release = limits.admit(exchange.key.id)
+    let release: (() => void) | undefined
     try {
-      if (!release) throw tooMany()
-      const answer = bridgedCall(
-        await request(exchange, upstream, entry, params),
-        entry,
-        between(exchange, upstream, entry.server, entry.wireName)
-      )
-      if (answer.error) record('rpc_error', answer.error.code)
-      else record(answer.result?.isError === true ? 'is_error' : 'ok')
-      return answer
-    } catch (thrown) {
-      const error = toSwitchboardError(thrown)
-      record(outcomeOf(error), error.rpc)
-      return { result: failedResult(error, entry, name, exchange.era) }
+      const found = look(exchange, name) ?? (await lookLonger(exchange, name))
+      const { entry, upstream, denied } = found
+      if (!entry || !upstream) {
+        record(
+          exchange,
+          begun,
+          denied,
+          denied?.wireName ?? name,
+          denied ? 'denied' : 'unknown',
+          errorTable.invalid_params.rpc
+        )
+        return { error: { code: errorTable.invalid_params.rpc, message: `Unknown tool: ${name}` } }
+      }
+      const mismatch = mirrorFault(exchange, entry, params)
+      if (mismatch !== undefined) {
+        record(exchange, begun, entry, entry.wireName, 'failed', errorTable.header_mismatch.rpc)
+        return { error: { code: errorTable.header_mismatch.rpc, message: mismatch } }
+      }
+      release = limits.admit(exchange.key.id)
+      try {
+        if (!release) throw tooMany()
+        const given = await request(exchange, upstream, entry, params)
+        const answer = bridgedCall(given, entry, new Way(ways, exchange, upstream, entry.server, entry.wireName))
+        const outcome = answer.error ? 'rpc_error' : answer.result?.isError === true ? 'is_error' : 'ok'
+        record(exchange, begun, entry, entry.wireName, outcome, answer.error?.code)
+        return answer
+      } catch (thrown) {
+        const error = toSwitchboardError(thrown)
+        record(exchange, begun, entry, entry.wireName, outcomeOf(error), error.rpc)
+        return { result: failedResult(error, entry, name, exchange.era) }
+      }
     } finally {
       release?.()
     }
@@ -256,21 +252,12 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo, taskI
     const { target, upstream, denied } = await locate(exchange, (catalog, sight) =>
       askable.find(catalog, { sight, scope: exchange.scope }, params, exchange.key.id)
     )
-    const record = (outcome: Outcome, code?: number) =>
-      audit({
-        key: exchange.key.id,
-        client: clientName(exchange.client),
-        era: exchange.era,
-        method,
-        server: (target ?? denied)?.server,
-        tool: (target ?? denied)?.about ?? (target ?? denied)?.wireName ?? name,
-        outcome,
-        code,
-        ms: performance.now() - begun
-      })
+    const meant = target ?? denied
+    const tell = (outcome: Outcome, code?: number) =>
+      record(exchange, begun, meant, meant?.about ?? meant?.wireName ?? name, outcome, code, method)
     if (!target || !upstream) {
       const error = askable.unknown(name, exchange.era)
-      record(denied ? 'denied' : 'unknown', error.code)
+      tell(denied ? 'denied' : 'unknown', error.code)
       return { error }
     }
     const { server, wireName, about } = target
@@ -287,15 +274,15 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo, taskI
         : await upstream.request(method, target.params, askLeg(exchange, progress, !askable.isOnce))
       if (answer.error && askable.isUnknown(answer.error)) upstream.listDoubtful(askable.kind)
       if (task && method !== 'tasks/update' && answer.error?.code === errorTable.invalid_params.rpc) {
-        record('rpc_error', answer.error.code)
+        tell('rpc_error', answer.error.code)
         return { error: askable.unknown(name, exchange.era) }
       }
-      const final = bridged(answer, between(exchange, upstream, target.server, target.about ?? '', task))
-      record(final.error ? 'rpc_error' : 'ok', final.error?.code)
+      const final = bridged(answer, new Way(ways, exchange, upstream, target.server, target.about ?? '', task))
+      tell(final.error ? 'rpc_error' : 'ok', final.error?.code)
       return askable.isCacheable && final.result ? { result: withCacheMembers(final.result, exchange.era) } : final
     } catch (thrown) {
       const error = toSwitchboardError(thrown)
-      record(outcomeOf(error), error.rpc)
+      tell(outcomeOf(error), error.rpc)
       return { error: failedError(error, method, named) }
     } finally {
       progress?.stop()
@@ -364,26 +351,25 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo, taskI
       const sight = keyNow(key).policy
       if (!sight.sees(target.server, 'tools', target.about ?? '')) return
       const shownUri = (uri: string) => snapshot().catalog.shownUri({ sight, scope }, target.server, uri)
-      tell({ ...withShownUris(params, shownUri), taskId })
+      tell({ ...withShownUris(params, { shownUri }), taskId })
     }
     const open = (upstream: RelayUpstream) => upstream.watchTask(target.wireName, told)
     return subscriptions.keep(target.server, upstream, open).catch(() => undefined)
   }
 
-  const between = (
-    { era, client, key, scope }: Exchange,
-    upstream: RelayUpstream,
-    server: string,
+  /** One line of the audit trail. */
+  function record(
+    { key, client, era }: Exchange,
+    begun: number,
+    meant: { readonly server: string } | undefined,
     tool: string,
-    asked?: { readonly id: string; readonly shown: string }
-  ): Between => ({
-    to: { era, capabilities: client.capabilities },
-    from: { era: upstream.era ?? 'legacy', capabilities: upstream.info?.capabilities ?? {} },
-    shownUri: uri => snapshot().catalog.shownUri({ sight: key.policy, scope }, server, uri),
-    // Sealed again, it would be another text: a client knows its task by the id it asked for.
-    shownTask: id => (id === asked?.id ? asked.shown : taskIds.seal({ server, tool, id }, key.id)),
-    isTask: asked !== undefined
-  })
+    outcome: Outcome,
+    code: number | undefined,
+    method?: string
+  ): void {
+    const ms = performance.now() - begun
+    audit({ key: key.id, client: clientName(client), era, method, server: meant?.server, tool, outcome, code, ms })
+  }
 
   return {
     describe(key, scope, era) {
@@ -416,6 +402,44 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo, taskI
     swapped: () => subscriptions.follow(snapshot().upstreams)
   }
 }
+
+type WayOptions = Pick<RelayOptions, 'snapshot' | 'taskIds'>
+
+/** A class and no object of closures: one is made for every call. */
+class Way implements Between {
+  readonly to: Between['to']
+  readonly from: Between['from']
+
+  constructor(
+    private readonly options: WayOptions,
+    private readonly exchange: Exchange,
+    upstream: RelayUpstream,
+    private readonly server: string,
+    private readonly tool: string,
+    /** The task the request was about: its id at the server, and as the client knows it. */
+    private readonly task?: { readonly id: string; readonly shown: string }
+  ) {
+    this.to = { era: exchange.era, capabilities: exchange.client.capabilities }
+    this.from = { era: upstream.era ?? 'legacy', capabilities: upstream.info?.capabilities ?? noCapabilities }
+  }
+
+  get isTask(): boolean {
+    return this.task !== undefined
+  }
+
+  shownUri(uri: string): string {
+    return this.options.snapshot().catalog.shownUri(viewerOf(this.exchange), this.server, uri)
+  }
+
+  shownTask(id: string): string {
+    const { server, tool, exchange, task } = this
+    // Sealed again, it would be another text: a client knows its task by the id it asked for.
+    if (id === task?.id) return task.shown
+    return this.options.taskIds.seal({ server, tool, id }, exchange.key.id)
+  }
+}
+
+const noCapabilities: Json = Object.freeze({})
 
 const viewerOf = ({ key, scope }: Asker): Viewer => ({ sight: key.policy, scope })
 

@@ -89,7 +89,9 @@ export class HttpExchange implements Exchange {
 
   get paramHeaders(): Readonly<Record<string, string>> {
     const mirrored: Record<string, string> = {}
-    for (const [name, value] of Object.entries(this.#req.headers)) {
+    const { headers } = this.#req
+    for (const name in headers) {
+      const value = headers[name]
       if (name.startsWith('mcp-param-') && typeof value === 'string') mirrored[name] = value
     }
     return mirrored

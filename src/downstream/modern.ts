@@ -47,7 +47,7 @@ export interface Modern {
     client: ClientFacts,
     req: IncomingMessage,
     res: ServerResponse
-  ): Promise<void>
+  ): void | Promise<void>
   /** Ends every open subscription with its result, as a server does that shuts down. */
   close(): void
 }
@@ -66,26 +66,25 @@ export function createModern({ relay, listeners, serverInfo, held, terms }: Mode
     }
   }
 
-  async function call(exchange: HttpExchange, { method, params }: RpcRequest): Promise<Answer> {
-    try {
-      const kind = listOf.get(method)
-      if (kind) return await relay.list(exchange, kind, params)
-      return method === 'tools/call'
-        ? await relay.callTool(exchange, params)
-        : await relay.ask(exchange, method, params)
-    } catch (thrown) {
-      return { error: toSwitchboardError(thrown).toRpc() }
-    }
+  function call(exchange: HttpExchange, { method, params }: RpcRequest): Promise<Answer> {
+    const kind = listOf.get(method)
+    if (kind) return relay.list(exchange, kind, params)
+    return method === 'tools/call' ? relay.callTool(exchange, params) : relay.ask(exchange, method, params)
   }
 
   async function answer(asked: ExchangeOptions, message: RpcRequest): Promise<void> {
     const exchange = new HttpExchange(asked)
-    const answer = await call(exchange, message)
+    let answer: Answer
+    try {
+      answer = await call(exchange, message)
+    } catch (thrown) {
+      answer = { error: toSwitchboardError(thrown).toRpc() }
+    }
     exchange.finish(answer, refusedAs400.has(answer.error?.code) ? 400 : 200)
   }
 
   return {
-    async handle(caller, message, client, req, res) {
+    handle(caller, message, client, req, res) {
       const { id, method, params } = message
       const mismatch =
         req.headers['mcp-protocol-version'] === undefined

@@ -63,6 +63,21 @@ export function createSessionStreams({
     return true
   }
 
+  const resumable = ({ streams, version }: Session): Resumable => ({
+    replay: () => replays.create(),
+    primed: isPrimed(version),
+    onStream(stream) {
+      streams.set(stream.nonce as string, stream)
+      if (streams.size <= maxKept) return
+      // A call that still runs is the last to go: its client may be away because it was told to.
+      const kept = [...streams.values()]
+      const oldest = kept.find(({ over }) => over) ?? kept[0]
+      streams.delete(oldest?.nonce as string)
+      oldest?.forget()
+    }
+  })
+  const resumables = new WeakMap<Session, Resumable>()
+
   return {
     open(session, caller, req, res) {
       const { key, scope } = caller
@@ -110,18 +125,10 @@ export function createSessionStreams({
       for (const change of missed(session, caller)) tell(change)
     },
 
-    resumable: ({ streams, version }) => ({
-      replay: () => replays.create(),
-      primed: isPrimed(version),
-      onStream(stream) {
-        streams.set(stream.nonce as string, stream)
-        if (streams.size <= maxKept) return
-        // A call that still runs is the last to go: its client may be away because it was told to.
-        const kept = [...streams.values()]
-        const oldest = kept.find(({ over }) => over) ?? kept[0]
-        streams.delete(oldest?.nonce as string)
-        oldest?.forget()
-      }
-    })
+    resumable(session) {
+      let made = resumables.get(session)
+      if (!made) resumables.set(session, (made = resumable(session)))
+      return made
+    }
   }
 }

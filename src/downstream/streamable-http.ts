@@ -72,12 +72,13 @@ export function createStreamableHttp({
     }
   }
 
-  async function handleRequest(
+  /** @throws SwitchboardError what is wrong with it; no `async`, which would cost every call. */
+  function handleRequest(
     caller: Caller,
     message: RpcRequest,
     req: IncomingMessage,
     res: ServerResponse
-  ): Promise<void> {
+  ): void | Promise<void> {
     const verdict = classifyEra(message, version(req))
     if ('refused' in verdict) {
       throw new SwitchboardError(verdict.refused, verdict.message, { ...(verdict.data && { data: verdict.data }) })
@@ -101,7 +102,17 @@ export function createStreamableHttp({
       } as const
       return new HttpExchange(opening).finish({ result })
     }
-    const session = requireSession(caller.key, req)
+    return handleLegacy(requireSession(caller.key, req), caller, message, req, res)
+  }
+
+  async function handleLegacy(
+    session: Session,
+    caller: Caller,
+    message: RpcRequest,
+    req: IncomingMessage,
+    res: ServerResponse
+  ): Promise<void> {
+    const { id, method } = message
     if (session.inFlight.has(id)) {
       throw new SwitchboardError(
         'invalid_request',

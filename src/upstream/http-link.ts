@@ -216,10 +216,16 @@ export class HttpLink implements Negotiable {
   /** The headers of a request as one list, which undici takes as it is. */
   #callHeaders(method: string, params: Json | undefined, { headers: own }: Leg): readonly string[] {
     const name = this.info.era === 'modern' ? params?.[nameSources[method] ?? ''] : undefined
-    if (own ?? typeof name === 'string') {
+    if (own) {
       const named = typeof name === 'string' && { 'mcp-name': encodeHeaderValue(name) }
       return Object.entries({ ...this.#headers(method), ...named, ...own }).flat()
     }
+    const same = this.#sameHeaders(method)
+    return typeof name === 'string' ? [...same, 'mcp-name', encodeHeaderValue(name)] : same
+  }
+
+  /** What is the same for nearly every call of that method. */
+  #sameHeaders(method: string): readonly string[] {
     const { info } = this
     const session = this.#session
     const last = this.#last

@@ -156,6 +156,7 @@ export function legParams(
  * bridged yet, and extensions only if the upstream speaks them too.
  */
 export function bridgedCapabilities(capabilities: Json, upstream: Json): Json {
+  if (Object.keys(capabilities).length === 0) return capabilities
   const { elicitation, sampling, roots, tasks, extensions, ...rest } = capabilities
   if (!isObject(extensions)) return rest
   const spoken = isObject(upstream.extensions) ? upstream.extensions : {}
