@@ -259,6 +259,7 @@ function limitsConfig(limits: ConfigFile['limits']): LimitsConfig {
     headerTimeout: limits.header_timeout,
     requestTimeout: limits.request_timeout,
     connections: limits.connections,
+    authFailures: limits.auth_failures,
     batchMessages: limits.batch_messages,
     callsPerKey: limits.calls_per_key,
     liveStatePerKey: limits.live_state_per_key,

@@ -166,6 +166,11 @@ export const limitsSchema = z.strictObject(
       2000,
       'Connections of clients at the same time; further ones are refused.'
     ),
+    auth_failures: count(
+      { min: 1, max: 1_000_000 },
+      20,
+      'Wrong keys one address (IPv6: one /64) may send a minute until further ones are answered with 429; a key that works always passes.'
+    ),
     batch_messages: count({ min: 1, max: 1000 }, 20, 'Messages in one batch of a 2025-03-26 client.'),
     calls_per_key: count({ min: 1, max: 100_000 }, 100, 'Calls one key may have running or waiting at the same time.'),
     live_state_per_key: count(
@@ -307,6 +312,7 @@ export interface LimitsConfig {
   readonly headerTimeout: number
   readonly requestTimeout: number
   readonly connections: number
+  readonly authFailures: number
   readonly batchMessages: number
   readonly callsPerKey: number
   readonly liveStatePerKey: number

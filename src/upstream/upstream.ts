@@ -22,7 +22,7 @@ import type { GatewayIdentity, Link, LinkInfo } from './link.js'
 import type { Orphans } from './orphans.js'
 import { createNoiseLog, type NoiseLog } from './noise.js'
 import type { OnUpdated } from './standing.js'
-import { Places } from './places.js'
+import { Places, Shares } from './places.js'
 import { backoffMs, earliestAttempt, healthyMs } from './supervisor.js'
 
 export interface UpstreamOptions {
@@ -79,6 +79,7 @@ export class Upstream {
   readonly #deadlines: Deadlines
   readonly #kept: KeptOffer
   readonly #waiters = new Set<{ resolve: () => void; reject: (error: Error) => void }>()
+  readonly #waiterShares: Shares
   #state: UpstreamState = 'starting'
   #since = Date.now()
   #started = 0
@@ -115,6 +116,7 @@ export class Upstream {
       const message = 'what it writes on stdout is no MCP message and is skipped; a stdio server must log to stderr'
       options.log.warn({ event: 'upstream.noise', server: this.id, lines, bytes, message })
     })
+    this.#waiterShares = new Shares(options.config.queue + options.config.concurrency)
     this.#places = new Places({ server: options.config.id, ...options.config })
     this.#kept = new KeptOffer({
       server: options.config.id,
@@ -234,11 +236,11 @@ export class Upstream {
 
   /**
    * Begins to connect, in the background; a lazy server whose tools are known waits for its first call instead.
-   * @param after nothing is started before that, not even by a call.
+   * @param after nothing is started before that.
    */
-  start(after?: Promise<void>): void {
-    this.#started = performance.now()
+  start(after?: Promise<unknown>): void {
     if (after) this.#ending = after
+    this.#started = performance.now()
     if (this.config.start === 'lazy' && this.tools) return this.#become('idle', undefined)
     this.#firstAttempt = this.#connect().then(() => {
       this.#firstAttempt = undefined
@@ -254,9 +256,9 @@ export class Upstream {
     const leg = new TimedLeg(this.config, this.#deadlines, asked)
     this.#idle.begin()
     try {
-      if (!this.#link) await this.#linked(leg.cancellation)
+      if (!this.#link) await this.#linked(leg.cancellation, leg.principal)
       if (!this.#places.enter())
-        return await this.#places.wait(leg.cancellation, () => this.#deliver(method, params, leg))
+        return await this.#places.wait(leg.principal ?? '', leg.cancellation, () => this.#deliver(method, params, leg))
       try {
         return await this.#deliver(method, params, leg)
       } finally {
@@ -298,7 +300,7 @@ export class Upstream {
         const absent = error instanceof SwitchboardError && error.code === 'upstream_down'
         if (absent && link && this.#link === link) this.#lost(error.message)
         if (again || !this.#mayRepeat(error, leg)) throw error
-        await this.#linked(leg.cancellation)
+        await this.#linked(leg.cancellation, leg.principal)
       }
     }
   }
@@ -312,21 +314,17 @@ export class Upstream {
   }
 
   /** Waits until there is a link, pulling the next attempt forward. @throws the reason when that attempt fails. */
-  #linked(cancellation: Cancellation): Promise<void> {
+  #linked(cancellation: Cancellation, key = ''): Promise<void> {
     if (this.#link) return Promise.resolve()
     if (this.#state === 'stopped') return Promise.reject(this.#downError())
-    if (this.#waiters.size >= this.config.queue + this.config.concurrency) {
-      return Promise.reject(
-        new SwitchboardError(
-          'upstream_overloaded',
-          `it is starting and ${this.#waiters.size} calls wait for it already`,
-          {
-            server: this.id,
-            dispatched: false,
-            retryAfterMs: 1000
-          }
-        )
-      )
+    if (cancellation.reason) return Promise.reject(cancellation.reason)
+    const isFull = this.#waiters.size >= this.config.queue + this.config.concurrency
+    if (isFull || !this.#waiterShares.take(key)) {
+      const why = isFull
+        ? `it is starting and ${this.#waiters.size} calls wait for it already`
+        : `it is starting and ${this.#waiterShares.of(key)} calls of this key wait for it already, and no key may have more`
+      const facts = { server: this.id, dispatched: false, retryAfterMs: 1000 }
+      return Promise.reject(new SwitchboardError('upstream_overloaded', why, facts))
     }
     if (!this.#attempt)
       this.#schedule(earliestAttempt(this.#lastAttempt, this.#crashes, performance.now()) - performance.now())
@@ -334,6 +332,7 @@ export class Upstream {
       const waiter = { resolve: () => end(resolve), reject: (error: Error) => end(() => reject(error)) }
       const end = (act: () => void) => {
         this.#waiters.delete(waiter)
+        this.#waiterShares.giveBack(key)
         release()
         act()
       }
