@@ -307,7 +307,6 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
     rebuild()
     keepApplied(state, next)
     Object.assign(reload, { ok: true, at: Date.now() })
-    keepApplied(state, next)
     return { ...change, revoked, restart: needsRestart(first, next) }
   }
 
