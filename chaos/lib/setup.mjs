@@ -8,6 +8,8 @@ import { chaos, freePort, until } from './processes.mjs'
 
 /** Seconds. Short ones, so that a call that gets no answer is over soon. */
 export const timeouts = { timeout: 2, max_timeout: 4, queue_timeout: 2 }
+/** Servers that are well may take their time on a busy machine: their callers are to see no error. */
+const patience = { timeout: 60, max_timeout: 120, queue_timeout: 60 }
 const limits = { ...timeouts, connect_timeout: 3, start_timeout: 15, list_timeout: 5, concurrency: 16 }
 
 /** Where a key for nobody in particular may go: everywhere. */
@@ -28,8 +30,8 @@ const frailServers = [
   { id: 'e2', transport: 'sse' }
 ]
 const healthyServers = [
-  { id: 'b1', transport: 'stdio', era: 'legacy' },
-  { id: 'b2', transport: 'http-modern', form: 'json' }
+  { id: 'b1', transport: 'stdio', era: 'legacy', healthy: true },
+  { id: 'b2', transport: 'http-modern', form: 'json', healthy: true }
 ]
 
 /** What a key may use: all that fail; only those over stdio; and so on, by patterns. */
@@ -54,12 +56,13 @@ export async function createWorld(processes) {
   const killers = {}
   for (const server of [...frailServers, ...healthyServers]) servers[server.id] = await entryOf(server, captured)
 
-  async function entryOf({ id, transport, era, form, found, served }, captured) {
+  async function entryOf({ id, transport, era, form, found, served, healthy }, captured) {
+    const times = { ...limits, ...(healthy && patience) }
     const args = ['--name', id, '--capture', String(captured)]
     const command = script => ({ command: process.execPath, args: [join(chaos, 'servers', script), ...args] })
     if (transport === 'stdio') {
       args.push('--era', era)
-      return { ...command('stdio.mjs'), env: processes.env, ...(!found && { era }), ...limits }
+      return { ...command('stdio.mjs'), env: processes.env, ...(!found && { era }), ...times }
     }
     const port = await freePort()
     const script = transport === 'sse' ? 'sse.mjs' : 'http.mjs'
@@ -67,10 +70,10 @@ export async function createWorld(processes) {
     const url = `http://127.0.0.1:${port}/${transport === 'sse' ? 'sse' : 'mcp'}`
     if (served) {
       args.push('--port', String(port))
-      return { ...command(script), env: processes.env, url, transport: 'http', ...limits }
+      return { ...command(script), env: processes.env, url, transport: 'http', ...times }
     }
     killers[id] = await processes.keepAlive(script, args, port)
-    return { url, transport: transport === 'sse' ? 'sse' : 'http', ...limits }
+    return { url, transport: transport === 'sse' ? 'sse' : 'http', ...times }
   }
 
   const keys = {}
