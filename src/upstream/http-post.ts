@@ -23,8 +23,11 @@ const lingerMs = 5000
 /** How long a broken connection waits for the news of its process. */
 const obituaryMs = 250
 
-/** Coming back to a stream that ended early: when, unless the server says when, and how often without a new event. */
-const resume = { afterMs: 1000, longestMs: 30_000, attempts: 3 }
+/**
+ * Coming back to a stream that ended early: when, unless the server says when, and how often without a new event. A
+ * server that asks us back without pause gets its way only so often.
+ */
+const resume = { afterMs: 1000, longestMs: 30_000, attempts: 3, asAsked: 10 }
 
 /** What a link hears of its requests. One for all of them: closures for each would cost every call. */
 export interface PostOwner {
@@ -66,6 +69,7 @@ export class Post implements HttpCallOptions {
   #lastEvent: string | undefined
   #retryMs = resume.afterMs
   #attempts = 0
+  #returns = 0
 
   constructor(options: PostOptions) {
     this.asked = options
@@ -143,7 +147,8 @@ export class Post implements HttpCallOptions {
     const lastEvent = this.#lastEvent
     const broken = end.kind === 'failed' ? end.dispatched && !supervised : end.status === 200
     if (session === undefined || lastEvent === undefined || !broken || this.#attempts++ >= resume.attempts) return false
-    leg.onPause?.(this.#retryMs)
+    const waitMs = this.#returns++ < resume.asAsked ? this.#retryMs : Math.max(this.#retryMs, resume.afterMs)
+    leg.onPause?.(waitMs)
     const timer = setTimeout(() => {
       if (this.#settled || !this.#pool) return
       this.#call = httpCall(this.#pool, {
@@ -158,7 +163,7 @@ export class Post implements HttpCallOptions {
           else if (!this.#settled) this.#lose(end)
         }
       })
-    }, this.#retryMs)
+    }, waitMs)
     timer.unref()
     return true
   }

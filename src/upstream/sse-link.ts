@@ -7,6 +7,7 @@ import { SwitchboardError } from '../errors.js'
 import { nestsTooDeep, tooDeep } from '../wire/json-bytes.js'
 import { ChannelLink } from './channel-link.js'
 import { httpCall, type HttpCall } from './http-call.js'
+import { verified } from './http-link.js'
 import type { LinkEvents } from './link.js'
 
 export interface SseOptions {
@@ -29,7 +30,7 @@ export function openSse(
     pipelining: 1,
     headersTimeout: 0,
     bodyTimeout: 0,
-    connect: { timeout: connectTimeoutMs }
+    connect: { timeout: connectTimeoutMs, ...verified }
   })
   let endpoint: string | undefined
   let stream: HttpCall | undefined
@@ -100,8 +101,11 @@ export function openSse(
         if (name === 'endpoint') {
           const target = parseUrl(data, href)
           // The stream must not be able to send our messages, and the configured headers with them, elsewhere.
-          if (target?.origin !== origin)
-            return refuse(new SwitchboardError('upstream_garbage', 'its event stream names an address on another host'))
+          if (target?.origin !== origin) {
+            const reason = 'its event stream names an address on another host'
+            if (endpoint !== undefined) return link.lost(reason, 'upstream_broke')
+            return refuse(new SwitchboardError('upstream_garbage', reason))
+          }
           const first = endpoint === undefined
           endpoint = target.pathname + target.search
           clearTimeout(timer)
