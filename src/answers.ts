@@ -70,7 +70,7 @@ function withShownTask(result: Json, shownTask: Between['shownTask']): Json {
 }
 
 /** URIs where a client will take them for such: links and embedded resources in content, messages and contents. */
-function withShownUris(result: Json, shownUri: Between['shownUri']): Json {
+export function withShownUris(result: Json, shownUri: Between['shownUri']): Json {
   const { content, messages, contents, result: inner, taskId } = result
   // A task that is done holds the result of its call.
   if (typeof taskId === 'string' && isObject(inner)) return { ...result, result: withShownUris(inner, shownUri) }

@@ -3,6 +3,7 @@
 import { parseArgs } from 'node:util'
 import { check } from './commands/check.js'
 import type { CommandContext, ExitCode } from './commands/command.js'
+import { diff } from './commands/diff.js'
 import { keyNew, keyShow } from './commands/key.js'
 import { serve } from './commands/serve.js'
 import { version } from './version.js'
@@ -12,6 +13,9 @@ const usage = `Usage: switchboard [command] [options]
 Commands
   serve             the gateway (default)
   check             validate servers.yaml, connect to each server, show one table
+  check --diff [OLD]
+                    what each key would gain, lose and see renamed, against what
+                    runs or against the file OLD; starts no server
   key new NAME      make a key: prints it once, and the lines for servers.yaml
   key show NAME     show a key configured as "secret: generated"
 
@@ -22,6 +26,7 @@ Options
       --port PORT      instead of listen.port
       --log LEVEL      serve: debug, info (default), warn, error or silent; JSON lines on stderr
       --json           check: machine-readable
+      --diff           check: compare instead of connecting
   -h, --help
   -v, --version
 `
@@ -39,6 +44,7 @@ async function run(argv: readonly string[]): Promise<ExitCode> {
       port: { type: 'string' },
       log: { type: 'string', default: 'info' },
       json: { type: 'boolean', default: false },
+      diff: { type: 'boolean', default: false },
       help: { type: 'boolean', short: 'h', default: false },
       version: { type: 'boolean', short: 'v', default: false }
     }
@@ -59,6 +65,8 @@ async function run(argv: readonly string[]): Promise<ExitCode> {
     case 'check': {
       const { host, port, log, json } = values
       const logLevel = levels.find(level => level === log)
+      if (values.diff && command === 'check' && words.length < 2) return diff(context, { json, old: words[0] })
+      if (values.diff) return misused('--diff is for check, with at most one file to compare with')
       if (words.length > 0) return misused(`"${command}" takes no further words, but got "${words.join(' ')}"`)
       if (port !== undefined && !(/^\d+$/.test(port) && Number(port) <= 65535))
         return misused(`--port takes a number from 0 to 65535, but got "${port}"`)
@@ -89,6 +97,8 @@ function misused(why: string): ExitCode {
   return 2
 }
 
+// What cannot be told (a full disk, a reader that is gone) must not keep it from running.
+for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {})
 try {
   process.exitCode = await run(process.argv.slice(2))
 } catch (error) {

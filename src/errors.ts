@@ -47,13 +47,13 @@ export const errorTable = {
     http: 405,
     say: 'This address takes POST. GET and DELETE need the Mcp-Session-Id of an open session.'
   },
-  too_large: { rpc: -31413, http: 413, say: 'The request body is larger than 4 MiB.' },
+  too_large: { rpc: -31413, http: 413, say: 'The request body is too large.' },
   unsupported_media_type: {
     rpc: -32600,
     http: 415,
     say: 'The body must be JSON in UTF-8: send "Content-Type: application/json".'
   },
-  headers_too_many: { rpc: -31431, http: 431, say: 'More than 100 header fields were sent.' },
+  headers_too_many: { rpc: -31431, http: 431, say: 'Too many header fields were sent.' },
   duplicate_header: { rpc: -32600, http: 400, say: 'A header that may stand only once was sent twice.' },
   parse_error: { rpc: -32700, http: 400, say: 'The body is not valid JSON in UTF-8.' },
   invalid_request: { rpc: -32600, http: 400, say: 'The body is not a JSON-RPC 2.0 message.' },
@@ -71,6 +71,7 @@ export const errorTable = {
   method_not_found: { rpc: -32601, http: 200, say: 'Method not found' },
   overloaded: { rpc: -31429, http: 429, say: 'Too many requests.' },
   draining: { rpc: -31503, http: 503, say: 'The gateway is shutting down; try again in a moment.' },
+  revoked: { rpc: -31401, http: 401, say: 'The key was revoked while the call was running' },
   upstream_down: { rpc: -31503, http: 200, say: 'The server is not reachable.' },
   upstream_died: { rpc: -31503, http: 200, say: 'The server went away during the call.' },
   upstream_broke: { rpc: -31502, http: 200, say: 'The connection to the server broke during the call.' },
@@ -90,6 +91,8 @@ export interface ErrorFacts {
   readonly server?: string
   /** Whether the request had been handed to the upstream: if so it may have run. */
   readonly dispatched?: boolean
+  /** What the server itself said, to be passed on. */
+  readonly answer?: { readonly code: number; readonly message: string; readonly data?: unknown }
   /** After how many milliseconds trying again makes sense. */
   readonly retryAfterMs?: number
   /** Members for `error.data`. */

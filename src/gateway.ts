@@ -3,14 +3,17 @@
  * Configuration becomes running parts in `apply`, on the first boot as on every later change.
  */
 import { createHash, randomBytes } from 'node:crypto'
+import { keepApplied } from './catalog/applied.js'
 import { buildCatalog, type Catalog, type CatalogFinding } from './catalog/snapshot.js'
 import { createDiskCache } from './catalog/disk-cache.js'
 import { createViews } from './catalog/view.js'
 import { isLoopback } from './config/checks.js'
 import type { Config } from './config/schema.js'
 import { createApp } from './downstream/app.js'
+import { createReadJson } from './downstream/body.js'
 import { createHttpServer } from './downstream/http-server.js'
-import { createLegacy } from './downstream/legacy.js'
+import type { StreamTerms } from './downstream/event-stream.js'
+import { createLegacy, defaultLevel } from './downstream/legacy.js'
 import { createListeners } from './downstream/listeners.js'
 import { createLiveState } from './downstream/live-state.js'
 import { createModern } from './downstream/modern.js'
@@ -18,27 +21,34 @@ import { createSessionStreams } from './downstream/session-stream.js'
 import { createSessions } from './downstream/sessions.js'
 import { createReplays } from './downstream/replay.js'
 import { createRest } from './downstream/rest.js'
+import { createCutOff } from './downstream/stall.js'
 import { createSse } from './downstream/sse.js'
 import { createStreamableHttp } from './downstream/streamable-http.js'
 import { createAudit } from './observe/audit.js'
 import { createMetrics } from './observe/metrics.js'
 import type { Log } from './observe/log.js'
-import { createKeyRing, newSecret, type KeyRing } from './policy/keys.js'
+import { createAuthFailures } from './policy/auth-failures.js'
+import { createKeyRing, newSecret, type Key, type KeyRing } from './policy/keys.js'
 import { createLimits } from './policy/limits.js'
-import { createRelay, type Snapshot } from './relay.js'
+import { SwitchboardError } from './errors.js'
+import { createRelay, type Exchange, type Snapshot } from './relay.js'
 import type { State } from './state.js'
 import { createTaskIds } from './tasks.js'
 import type { Verdict } from './upstream/connect.js'
+import { Fleet, type FleetChange } from './upstream/fleet.js'
 import { createOrphans } from './upstream/orphans.js'
 import { Upstream, type UpstreamStatus } from './upstream/upstream.js'
 import { version } from './version.js'
 import { mostTalkative } from './wire/log-level.js'
 import { createSealer } from './wire/sealing.js'
+import { Slots } from './wire/slots.js'
 
 export interface GatewayOptions {
   readonly config: Config
   readonly state: State
   readonly log: Log
+  /** Other times than a gateway has, for tests. */
+  readonly pace?: Partial<Pick<StreamTerms, 'commitMs' | 'keepAliveMs'>>
 }
 
 export interface Gateway {
@@ -49,11 +59,24 @@ export interface Gateway {
   readonly keys: () => KeyRing
   /** The clear-text secret of a key configured as `generated`. */
   readonly generatedSecret: (id: string) => string | undefined
+  /** Takes another configuration over, by difference: what it leaves alone goes on as if nothing had happened. */
+  apply(config: Config): Applied
+  /** A configuration could not be taken over; the one before goes on. */
+  readonly rejected: () => void
   /** Ends it: no new work, running calls until the drain deadline, then every link and process. */
   close(): Promise<void>
 }
 
-const drainMs = 8000
+/** What a configuration changed, by ids. */
+export interface Applied extends FleetChange {
+  /** Keys that no longer work, or not with every secret they worked with: their streams and calls are ended. */
+  readonly revoked: readonly string[]
+  /** Fields whose change takes effect at the next start. */
+  readonly restart: readonly string[]
+}
+
+/** How long calls of a server that is replaced or removed may take to end. */
+const retireMs = 30_000
 /** The longest a client may keep a list; changes are told besides. */
 const maxListTtlMs = 60_000
 /** Servers are told at most this often that their lists are being read. */
@@ -61,25 +84,55 @@ const useEveryMs = 1000
 const findingsMs = 1000
 
 /** Listens first, so that a taken port costs no upstream a start. @throws SwitchboardError when the port cannot be had. */
-export async function startGateway({ config, state, log }: GatewayOptions): Promise<Gateway> {
+export async function startGateway({ config: first, state, log, pace }: GatewayOptions): Promise<Gateway> {
+  const { limits } = first
   const identity = { name: 'switchboard', version }
-  const serverInfo = { name: 'switchboard', title: config.listen.title, version }
+  const serverInfo = { name: 'switchboard', title: first.listen.title, version }
   const generated = createGeneratedSecrets(state)
-  const keyRing = createKeyRing({ keys: config.keys, generated })
   const cache = createDiskCache(state)
-  const upstreams = new Map<string, Upstream>()
+  const orphans = createOrphans({ store: state, log })
+  let config = first
+  let keyRing = createKeyRing({ keys: config.keys, generated })
+  const keyNow = (key: Key) => keyRing.byId(key.id) ?? key
   let ready = true
-  let running = 0
-  let snapshot: Snapshot = emptySnapshot(upstreams)
+  const running = new Slots<Exchange>()
+  let snapshot: Snapshot = emptySnapshot()
   let told = new Set<string>()
+  const reload = { ok: true, at: Date.now() }
+
+  const fleet = new Fleet({
+    drainMs: retireMs,
+    make(serverConfig, before) {
+      const cached = before ? { offer: before.offer, verdict: before.verdict } : cache.get(serverConfig)
+      const upstream: Upstream = new Upstream({
+        config: serverConfig,
+        identity,
+        limits,
+        log,
+        orphans,
+        ...(cached && { cached: cached.offer }),
+        ...(cached?.verdict && { verdict: cached.verdict }),
+        onOffer: changed => {
+          if (!fleet.isCurrent(upstream)) return
+          const { offer, verdict } = upstream
+          // What may be shown of a tool depends on how its server is reached, too.
+          const reached = snapshot.catalog.server(upstream.id)?.source.overModernHttp
+          if (changed || reached !== isModernHttp(verdict)) rebuild()
+          if (offer.tools) cache.put(serverConfig, { offer, confirmed: Date.now(), ...(verdict && { verdict }) })
+        }
+      })
+      return upstream
+    }
+  })
+  const upstreams = () => fleet.upstreams.values()
 
   const swapCatalog = () => {
-    const sources = [...upstreams.values()].map(({ id, config, offer, verdict }) => {
+    const sources = [...fleet.members].map(({ config, upstream: { id, offer, verdict } }) => {
       const { aliases, namespace, instructions, resourceClaims: claims } = config
       return { id, aliases, namespace, instructions, claims, offer, overModernHttp: isModernHttp(verdict) }
     })
     const catalog = buildCatalog(sources, snapshot.catalog)
-    snapshot = { catalog, views: createViews(catalog), upstreams }
+    snapshot = { catalog, views: createViews(catalog), upstreams: fleet.upstreams }
     listeners.changed()
   }
   const rebuild = () => {
@@ -92,77 +145,101 @@ export async function startGateway({ config, state, log }: GatewayOptions): Prom
     const now = performance.now()
     if (now - usedAt > useEveryMs) {
       usedAt = now
-      for (const upstream of upstreams.values()) upstream.listUsed()
+      for (const upstream of upstreams()) upstream.listUsed()
     }
     let ttlMs = maxListTtlMs
-    for (const { freshMs } of upstreams.values()) if (freshMs < ttlMs) ttlMs = freshMs
+    for (const { freshMs } of upstreams()) if (freshMs < ttlMs) ttlMs = freshMs
     return Math.round(ttlMs)
   }
 
   const metrics = createMetrics({
     upstreams: function* () {
-      for (const { status } of upstreams.values()) {
+      for (const { status } of upstreams()) {
         const { id, state, restarts, unattributed, running, waiting, tools = 0 } = status
         yield { id, ready: state === 'ready' || state === 'idle', restarts, unattributed, running, waiting, tools }
       }
     },
     sessions: () => sessions.size,
     streams: () => listeners.size,
+    logDropped: () => log.dropped?.() ?? 0,
     keyExpiry: function* () {
       for (const { id, expires } of keyRing.keys) if (expires !== undefined) yield [id, (expires - Date.now()) / 1000]
-    }
+    },
+    reload: () => reload
   })
   const writeAudit = createAudit(log)
   const audit: typeof writeAudit = record => {
     writeAudit(record)
     metrics.call(record)
   }
-  const sealer = createSealer({ secrets: sealSecrets(config, state) })
+  const sealer = createSealer({ secrets: sealSecrets(first, state) })
   const relay = createRelay({
     snapshot: () => snapshot,
     onList,
-    limits: createLimits(),
+    limits: createLimits({ inFlight: limits.callsPerKey }),
     audit,
     serverInfo,
-    taskIds: createTaskIds(sealer)
+    taskIds: createTaskIds(sealer),
+    keyNow
   })
-  const counted: typeof relay = {
-    ...relay,
-    async callTool(exchange, params) {
-      running++
-      try {
-        return await relay.callTool(exchange, params)
-      } finally {
-        running--
-      }
-    },
-    async ask(exchange, method, params) {
-      running++
-      try {
-        return await relay.ask(exchange, method, params)
-      } finally {
-        running--
-      }
+  /** Calls are known while they run: a shutdown waits for them, and a key that is revoked ends its own. */
+  const tracked = async <T>(exchange: Exchange, call: Promise<T>): Promise<T> => {
+    const slot = running.add(exchange)
+    try {
+      return await call
+    } finally {
+      running.remove(slot)
     }
   }
-  const listeners = createListeners((key, scope, change) => relay.signature(key, scope, change))
-  const held = createLiveState()
+  const counted: typeof relay = {
+    ...relay,
+    callTool: (exchange, params) => tracked(exchange, relay.callTool(exchange, params)),
+    ask: (exchange, method, params) => tracked(exchange, relay.ask(exchange, method, params))
+  }
+  const listeners = createListeners((key, scope, change) => relay.signature(keyNow(key), scope, change))
+  const held = createLiveState(limits.liveStatePerKey)
   const onLevel = () => {
-    const level = mostTalkative([...sessions.levels(), ...sse.levels()])
-    if (level !== undefined) for (const upstream of upstreams.values()) upstream.setLogLevel(level)
+    const level = mostTalkative([defaultLevel, ...sessions.levels(), ...sse.levels()])
+    if (level !== undefined) for (const upstream of upstreams()) upstream.setLogLevel(level)
+  }
+  const cutOff = createCutOff(log)
+  const terms: StreamTerms = {
+    maxWaiting: limits.streamBytes,
+    cutOff,
+    keepAliveMs: 15_000,
+    commitMs: 10_000,
+    ...pace
   }
   const legacy = createLegacy({ relay: counted, serverInfo, held, onLevel })
-  const modern = createModern({ relay: counted, listeners, serverInfo, held })
-  const sse = createSse({ legacy, listeners, held })
-  const sessionStreams = createSessionStreams({ relay, listeners, held, replays: createReplays() })
+  const modern = createModern({ relay: counted, listeners, serverInfo, held, terms })
+  const readJson = createReadJson(limits)
+  const sse = createSse({ legacy, listeners, held, readJson, terms })
+  const sessionStreams = createSessionStreams({
+    relay,
+    listeners,
+    held,
+    replays: createReplays(limits.replayBytes),
+    terms
+  })
   const sessions = createSessions({ sealer })
+  const failures = createAuthFailures({ perMinute: limits.authFailures })
   const app = createApp({
-    guard: { ...config.listen, loopback: isLoopback(config.listen.host) },
+    guard: { ...first.listen, loopback: isLoopback(first.listen.host), headerFields: limits.headerFields },
     keys: () => keyRing,
+    failures,
     catalog: () => snapshot.catalog,
-    streamableHttp: createStreamableHttp({ legacy, modern, sessions, sessionStreams, relay }),
+    streamableHttp: createStreamableHttp({
+      legacy,
+      modern,
+      sessions,
+      sessionStreams,
+      relay,
+      readJson,
+      terms,
+      batchMessages: limits.batchMessages
+    }),
     sse,
-    rest: createRest({ relay: counted, serverInfo }),
+    rest: createRest({ relay: counted, readJson, terms, serverInfo }),
     metrics: ({ id, policy }) =>
       metrics.scrape(policy.seesAll ? undefined : { keyId: id, seesServer: server => policy.seesServer(server) }),
     log,
@@ -171,47 +248,69 @@ export async function startGateway({ config, state, log }: GatewayOptions): Prom
   const server = createHttpServer({
     ...app,
     knows: headers => keyRing.authenticate(headers).key !== undefined,
+    limits,
+    cutOff,
     log
   })
-  const url = await server.listen(config.listen.host, config.listen.port)
+  const url = await server.listen(first.listen.host, first.listen.port)
 
-  const orphans = createOrphans({ store: state, log })
   void orphans.reap()
-  for (const serverConfig of config.servers) {
-    const cached = cache.get(serverConfig)
-    const upstream: Upstream = new Upstream({
-      config: serverConfig,
-      identity,
-      log,
-      orphans,
-      ...(cached && { cached: cached.offer }),
-      ...(cached?.verdict && { verdict: cached.verdict }),
-      onOffer: changed => {
-        const { offer, verdict } = upstream
-        // What may be shown of a tool depends on how its server is reached, too.
-        if (changed || snapshot.catalog.server(upstream.id)?.source.overModernHttp !== isModernHttp(verdict)) rebuild()
-        if (offer.tools) cache.put(serverConfig, { offer, confirmed: Date.now(), ...(verdict && { verdict }) })
-      }
-    })
-    upstreams.set(upstream.id, upstream)
-  }
+  const { start } = fleet.apply(config.servers)
   swapCatalog()
-  for (const upstream of upstreams.values()) upstream.start()
+  start()
+  keepApplied(state, config)
   // What was wrong with the lists of the last run can be read when everybody has been answered.
   const tellTimer = setTimeout(rebuild, findingsMs)
+
+  /** Nothing that was begun with this key goes on: calls are answered, streams end, memory is given back. */
+  function revoke(keyId: string): void {
+    for (const { key, cancellation } of [...running])
+      if (key.id === keyId) cancellation.cancel(new SwitchboardError('revoked'))
+    held.drop(keyId)
+    sessions.forgetKey(keyId)
+    log.info({ event: 'auth.revoked', key: keyId })
+  }
+  const expired = new Set<string>()
+  const expiryTimer = setInterval(() => {
+    for (const { id, expires } of keyRing.keys) {
+      if (expires === undefined || expires > Date.now() || expired.has(id)) continue
+      expired.add(id)
+      revoke(id)
+    }
+  }, 1000)
+  expiryTimer.unref()
+
+  function apply(next: Config): Applied {
+    const restart = needsRestart(config, next)
+    const oldRing = keyRing
+    config = next
+    keyRing = createKeyRing({ keys: next.keys, generated })
+    expired.clear()
+    const { change, start } = fleet.apply(next.servers)
+    swapCatalog()
+    start()
+    const revoked = oldRing.keys.map(({ id }) => id).filter(id => !keyRing.covers(oldRing, id))
+    for (const id of revoked) revoke(id)
+    rebuild()
+    Object.assign(reload, { ok: true, at: Date.now() })
+    keepApplied(state, next)
+    return { ...change, revoked, restart }
+  }
 
   async function close(): Promise<void> {
     ready = false
     server.stopListening()
-    const deadline = Date.now() + drainMs
-    while (running > 0 && Date.now() < deadline) await new Promise(resolve => setTimeout(resolve, 20))
+    const deadline = performance.now() + limits.drainTimeout * 1000
+    while (running.size > 0 && performance.now() < deadline) await new Promise(resolve => setTimeout(resolve, 20))
     sessions.close()
     sse.close()
     modern.close()
     await server.answered(deadline)
-    await Promise.all([...upstreams.values()].map(upstream => upstream.close()))
+    await fleet.close()
     await server.close()
     clearTimeout(tellTimer)
+    clearInterval(expiryTimer)
+    failures.close()
     orphans.close()
     cache.flush()
     metrics.close()
@@ -220,7 +319,9 @@ export async function startGateway({ config, state, log }: GatewayOptions): Prom
 
   return {
     url,
-    status: () => [...upstreams.values()].map(upstream => upstream.status),
+    status: () => [...upstreams()].map(upstream => upstream.status),
+    apply,
+    rejected: () => (reload.ok = false),
     catalog: () => snapshot.catalog,
     keys: () => keyRing,
     generatedSecret: id =>
@@ -233,9 +334,25 @@ export async function startGateway({ config, state, log }: GatewayOptions): Prom
 
 const isModernHttp = (verdict: Verdict | undefined) => verdict?.era === 'modern' && verdict.transport === 'http'
 
-function emptySnapshot(upstreams: ReadonlyMap<string, Upstream>): Snapshot {
+function emptySnapshot(): Snapshot {
   const catalog = buildCatalog([])
-  return { catalog, views: createViews(catalog), upstreams }
+  return { catalog, views: createViews(catalog), upstreams: new Map() }
+}
+
+/** What was decided once and for all when the gateway began to listen. */
+function needsRestart(before: Config, after: Config): string[] {
+  const fixed = ({ listen, limits, state, sessionSecret }: Config) => ({
+    ...Object.fromEntries(Object.entries(limits).map(([name, value]) => [`limits.${name}`, value as unknown])),
+    ...Object.fromEntries(Object.entries(listen).map(([name, value]) => [`listen.${name}`, value as unknown])),
+    state,
+    session_secret: sessionSecret
+  })
+  const was: Record<string, unknown> = fixed(before)
+  return Object.entries(fixed(after)).flatMap(([name, value]) =>
+    JSON.stringify(was[name]) === JSON.stringify(value)
+      ? []
+      : [name.replace(/[A-Z]/g, letter => `_${letter.toLowerCase()}`)]
+  )
 }
 
 /** Tells each finding once, until it has gone and comes back. */

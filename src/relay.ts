@@ -6,7 +6,7 @@
  * It knows neither HTTP nor processes. Names and ids are rewritten, era members are bridged, all else passes by
  * reference. A denied tool and one that does not exist are the same answer.
  */
-import { bridged, bridgedCall, failedError, failedResult, outcomeOf, type Between } from './answers.js'
+import { bridged, bridgedCall, failedError, failedResult, outcomeOf, withShownUris, type Between } from './answers.js'
 import type { EntryNames } from './catalog/entry.js'
 import type { Viewer } from './catalog/routing.js'
 import { capabilitiesOf, instructionsOf } from './catalog/self-description.js'
@@ -19,10 +19,10 @@ import type { Audit, Outcome } from './observe/audit.js'
 import type { Key } from './policy/keys.js'
 import type { Limits } from './policy/limits.js'
 import type { Cancellation } from './wire/cancellation.js'
-import { metaKey, type Era } from './wire/era.js'
+import { adjustError, metaKey, type Era } from './wire/era.js'
 import { isObject, type Answer, type Json, type RpcError, type RpcNotification } from './wire/json-rpc.js'
 import type { ClientFacts, Leg } from './wire/leg.js'
-import { listRows, type ChangeKind, type ListKind, type Offer } from './wire/lists.js'
+import { listKinds, listRows, type ChangeKind, type ListKind, type Offer } from './wire/lists.js'
 import { type Askable, createAskables, findTool, maySee, type Target } from './targets.js'
 import type { TaskIds } from './tasks.js'
 
@@ -55,8 +55,8 @@ export interface RelayUpstream {
   readonly info: { readonly capabilities: Json } | undefined
   /** What it was last known to offer. */
   readonly offer: Offer
-  /** The first attempt to connect, as long as it runs and nothing is known of the server's tools. */
-  readonly firstList: Promise<void> | undefined
+  /** The first attempt to connect, as long as it runs and one of these lists is not known. */
+  firstList(kinds: readonly ListKind[]): Promise<void> | undefined
   /** Seconds of silence after which a request to it is given up. */
   readonly config: { readonly timeout: number }
   /** Fetches a list again; never rejects. */
@@ -64,7 +64,7 @@ export interface RelayUpstream {
   /** The server no longer knows an item it listed: the list is fetched again soon. */
   listDoubtful(kind: ListKind): void
   /** Has `listener` told when that resource is updated. @throws SwitchboardError when the server refuses. */
-  subscribe(uri: string, listener: (uri: string) => void): Promise<() => void>
+  subscribe(uri: string, listener: (params: Json & { readonly uri: string }) => void): Promise<() => void>
   /** Has `listener` told what becomes of that task. @throws SwitchboardError when the server refuses. */
   watchTask(id: string, listener: (params: Json) => void): Promise<() => void>
   request(method: string, params: Json | undefined, leg: Leg): Promise<Answer>
@@ -86,6 +86,8 @@ export interface RelayOptions {
   /** The gateway's own `serverInfo`, for merged results of 2026-07-28. */
   readonly serverInfo: Json
   readonly taskIds: TaskIds
+  /** The key as it is configured at this moment: what is told later obeys what it may see by then. */
+  readonly keyNow: (key: Key) => Key
 }
 
 export interface Relay {
@@ -105,10 +107,10 @@ export interface Relay {
   /** `prompts/get`, `resources/read`, `completion/complete`. Failures of the way there are errors. */
   ask(exchange: Exchange, method: string, params?: Json): Promise<Answer>
   /**
-   * Has `tell` called with every update of a resource, under the URI this client knows it by.
+   * Has `tell` called with the params of every update of a resource, under the URI this client knows it by.
    * @returns the release, or the error that answers the request.
    */
-  subscribe(asker: Asker, params: Json | undefined, tell: (uri: string) => void): Promise<Subscribed>
+  subscribe(asker: Asker, params: Json | undefined, tell: (params: Json) => void): Promise<Subscribed>
   /** Has `tell` called with the params of every `notifications/tasks` of that task; undefined if it is none of this key's. */
   watchTask(asker: Asker, taskId: string, tell: (params: Json) => void): Promise<(() => void) | undefined>
 }
@@ -127,14 +129,14 @@ interface Found {
 /** How long a list waits for servers that have never answered. */
 const firstListMs = 5000
 
-export function createRelay({ snapshot, onList, limits, audit, serverInfo, taskIds }: RelayOptions): Relay {
+export function createRelay({ snapshot, onList, limits, audit, serverInfo, taskIds, keyNow }: RelayOptions): Relay {
   const askables = createAskables(taskIds)
   const modernMembers = Buffer.from(
     `,"cacheScope":"private","resultType":"complete","_meta":${JSON.stringify({ [metaKey.serverInfo]: serverInfo })}`
   )
 
   async function list(exchange: Exchange, kind: ListKind, params: Json | undefined): Promise<Answer> {
-    await firstLists(snapshot(), exchange)
+    await firstLists(snapshot(), exchange, [kind])
     const { views } = snapshot()
     const ttlMs = onList()
     const cursor = params?.cursor
@@ -267,8 +269,11 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo, taskI
       record(denied ? 'denied' : 'unknown', error.code)
       return { error }
     }
+    const { server, wireName, about } = target
+    const task = about === undefined ? undefined : { id: wireName, shown: name }
+    const named = { server, wireName: about ?? wireName }
     const release = limits.admit(exchange.key.id)
-    const progress = progressOf(exchange, upstream.config.timeout, target, params)
+    const progress = progressOf(exchange, upstream.config.timeout, named, params)
     try {
       if (!release) throw tooMany()
       const capabilities = upstream.info?.capabilities ?? upstream.offer.capabilities
@@ -277,16 +282,17 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo, taskI
         ? { result: { completion: { values: [] } } }
         : await upstream.request(method, target.params, askLeg(exchange, progress, !askable.isOnce))
       if (answer.error && askable.isUnknown(answer.error)) upstream.listDoubtful(askable.kind)
-      const final = bridged(
-        answer,
-        between(exchange, upstream, target.server, target.about ?? '', target.about !== undefined)
-      )
+      if (task && method !== 'tasks/update' && answer.error?.code === errorTable.invalid_params.rpc) {
+        record('rpc_error', answer.error.code)
+        return { error: askable.unknown(name, exchange.era) }
+      }
+      const final = bridged(answer, between(exchange, upstream, target.server, target.about ?? '', task))
       record(final.error ? 'rpc_error' : 'ok', final.error?.code)
       return askable.isCacheable && final.result ? { result: withCacheMembers(final.result, exchange.era) } : final
     } catch (thrown) {
       const error = toSwitchboardError(thrown)
       record(outcomeOf(error), error.rpc)
-      return { error: failedError(error, method, target) }
+      return { error: failedError(error, method, named) }
     } finally {
       progress?.stop()
       release?.()
@@ -300,7 +306,7 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo, taskI
   ): Promise<{ target?: Target; upstream?: RelayUpstream; denied?: Target }> {
     const first = snapshot()
     for (const waited of [false, true]) {
-      if (waited) await firstLists(first, asker)
+      if (waited) await firstLists(first, asker, listKinds)
       const { catalog, upstreams } = snapshot()
       const target = find(catalog, asker.key.policy)
       const upstream = target && upstreams.get(target.server)
@@ -327,16 +333,20 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo, taskI
     if (upstream.offer.capabilities && !(isObject(declared) && declared.subscribe === true))
       return { error: { code: -32601, message: `subscribe is not supported for this resource: ${uri}` } }
     try {
-      const release = await upstream.subscribe(target.wireName, updated => {
-        const viewer = { sight: key.policy, scope }
-        // A part of what was subscribed to goes by its own URI, if this key may see it.
-        if (updated === target.wireName) tell(uri)
-        else if (key.policy.sees(target.server, 'resources', updated))
-          tell(snapshot().catalog.shownUri(viewer, target.server, updated))
+      const release = await upstream.subscribe(target.wireName, told => {
+        const { policy: sight } = keyNow(key)
+        const updated = told.uri
+        if (!sight.sees(target.server, 'resources', updated)) return
+        // A part of what was subscribed to goes by its own URI.
+        const { catalog } = snapshot()
+        const shown = updated === target.wireName ? uri : catalog.shownUri({ sight, scope }, target.server, updated)
+        tell({ ...told, uri: shown })
       })
       return { release }
     } catch (thrown) {
-      return { error: failedError(toSwitchboardError(thrown), 'resources/subscribe', target) }
+      const error = toSwitchboardError(thrown)
+      const said = error.facts.answer && adjustError(error.facts.answer, era)
+      return { error: said ?? failedError(error, 'resources/subscribe', target) }
     }
   }
 
@@ -345,7 +355,13 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo, taskI
     const target = askables['tasks/get']?.find(catalog, { sight: key.policy, scope }, { taskId }, key.id)
     const upstream = target && upstreams.get(target.server)
     if (!target || !upstream) return undefined
-    return upstream.watchTask(target.wireName, params => tell({ ...params, taskId })).catch(() => undefined)
+    const told = (params: Json) => {
+      const sight = keyNow(key).policy
+      if (!sight.sees(target.server, 'tools', target.about ?? '')) return
+      const shownUri = (uri: string) => snapshot().catalog.shownUri({ sight, scope }, target.server, uri)
+      tell({ ...withShownUris(params, shownUri), taskId })
+    }
+    return upstream.watchTask(target.wireName, told).catch(() => undefined)
   }
 
   const between = (
@@ -353,13 +369,14 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo, taskI
     upstream: RelayUpstream,
     server: string,
     tool: string,
-    isTask = false
+    asked?: { readonly id: string; readonly shown: string }
   ): Between => ({
     to: { era, capabilities: client.capabilities },
     from: { era: upstream.era ?? 'legacy', capabilities: upstream.info?.capabilities ?? {} },
     shownUri: uri => snapshot().catalog.shownUri({ sight: key.policy, scope }, server, uri),
-    shownTask: id => taskIds.seal({ server, tool, id }, key.id),
-    isTask
+    // Sealed again, it would be another text: a client knows its task by the id it asked for.
+    shownTask: id => (id === asked?.id ? asked.shown : taskIds.seal({ server, tool, id }, key.id)),
+    isTask: asked !== undefined
   })
 
   return {
@@ -409,12 +426,17 @@ const listTail = Buffer.from(']')
 const closing = Buffer.from('}')
 
 /** Waits, for a while, for the first answer of servers this key may use and nobody has heard of yet. */
-async function firstLists({ upstreams }: Snapshot, { key, scope }: Asker): Promise<void> {
+async function firstLists(
+  { upstreams }: Snapshot,
+  { key, scope }: Asker,
+  kinds: readonly ListKind[] = ['tools']
+): Promise<void> {
   const unheard: Promise<void>[] = []
-  for (const [id, { firstList }] of upstreams) {
-    if (!firstList || !key.policy.seesServer(id)) continue
+  for (const [id, upstream] of upstreams) {
+    const heard = upstream.firstList(kinds)
+    if (!heard || !key.policy.seesServer(id)) continue
     if (scope.servers && !scope.servers.includes(id)) continue
-    unheard.push(firstList)
+    unheard.push(heard)
   }
   if (unheard.length === 0) return
   let timer: NodeJS.Timeout | undefined

@@ -529,7 +529,7 @@ describe('the list of a server is asked for', () => {
     list = new KeptOffer({
       server: 'kept',
       identity: { name: 'switchboard', version: '0' },
-      timeoutMs: 15_000,
+      limits: { timeoutMs: 15_000, listItems: 10_000, listPages: 100 },
       onFetched: changed => changes.push(changed),
       onProblem: problem => problems.push(problem),
       onGone: reason => gone.push(reason)

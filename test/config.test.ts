@@ -78,6 +78,7 @@ describe('a good servers.yaml', () => {
         }
       ],
       keys: [{ id: 'admin', secrets: [{ kind: 'generated' }], allow: '*' }],
+      limits: expect.any(Object),
       broken: []
     })
   })
@@ -225,7 +226,7 @@ keys:
   })
 
   test('an entry may be repeated with an anchor and aliases, and each finding has the line where it takes effect', () => {
-    const servers = Array.from({ length: 20 }, (_, index) => `  s${index}: { url: "http://s", headers: *auth }\n`).join(
+    const servers = Array.from({ length: 20 }, (_, index) => `  s${index}: { url: "http://s${index}", headers: *auth }\n`).join(
       ''
     )
     const text = `servers:\n  first: { url: "http://f", headers: &auth { X-Key: "\${KEY}" } }\n${servers}`

@@ -11,6 +11,7 @@ const yaml = (listen = '{ port: 0 }') => `
 listen: ${listen}
 servers:
   alpha: { command: node, args: [${fixture('raw-stdio.mjs')}], aliases: [first] }
+limits: { auth_failures: 1000 }
 keys:
   admin: { secret: "\${ADMIN}", allow: "*" }
   developer: { secret: "\${DEVELOPER}", allow: { alpha: [echo] } }
@@ -179,13 +180,24 @@ describe('everything else without a key', () => {
   })
 
   test('each refusal is one line in the log, and no secret is in it', async () => {
-    const before = gateway.log.length
-    await post(`${url}/mcp?api_key=canary-in-the-query`, initialize)
-    await post(`${url}/mcp`, initialize, bearer('canary-in-the-header'))
-    const lines = gateway.log.slice(before)
-    expect(lines.map(line => line.event)).toEqual(['auth.missing', 'auth.invalid'])
-    expect(JSON.stringify(gateway.log)).not.toMatch(/canary/)
-    expect(JSON.stringify(gateway.log)).not.toContain(secrets.ADMIN)
+    const fresh = await startTestGateway(yaml())
+    try {
+      await fresh.until('alpha')
+      const before = fresh.log.length
+      await post(`${fresh.url}/mcp?api_key=canary-in-the-query`, initialize)
+      await post(`${fresh.url}/mcp`, initialize, bearer('canary-in-the-header'))
+      const lines = fresh.log.slice(before)
+      expect(lines.map(({ event, count }) => [event, count])).toEqual([
+        ['auth.missing', 1],
+        ['auth.invalid', 1]
+      ])
+      for (const { log } of [fresh, gateway]) {
+        expect(JSON.stringify(log)).not.toMatch(/canary/)
+        expect(JSON.stringify(log)).not.toContain(secrets.ADMIN)
+      }
+    } finally {
+      await fresh.close()
+    }
   })
 })
 

@@ -1,9 +1,23 @@
 /**
- * Every behaviour of a tool, seen by five real clients through the gateway, at five real servers. Where an SDK strips or
+ * Every behaviour of tools, prompts and resources, seen by five real clients through the gateway, at five real servers. Where an SDK strips or
  * refuses what the protocol allows, the messages are looked at as they came over the wire.
  */
 import { randomUUID } from 'node:crypto'
+import * as v2 from '@modelcontextprotocol/client'
+import { Client as V1Client } from '@modelcontextprotocol/sdk/client/index.js'
+import { SSEClientTransport } from '@modelcontextprotocol/sdk/client/sse.js'
+import { StreamableHTTPClientTransport } from '@modelcontextprotocol/sdk/client/streamableHttp.js'
 import { expect } from 'vitest'
+import {
+  logLevels,
+  prompts,
+  resources,
+  resourceTemplates,
+  unknownMembersPrompt,
+  unknownMembersPromptResult,
+  unknownMembersReadResult,
+  unknownMembersResource
+} from './fixtures/offer.mjs'
 import {
   definitions,
   echoExtra,
@@ -11,7 +25,8 @@ import {
   unknownMembersResult,
   unknownMembersTool
 } from './fixtures/tools.mjs'
-import { describeMatrix, granted } from './helpers/matrix.js'
+import { bearer } from './helpers/http.js'
+import { describeMatrix, granted, type Cell, type Era, type ServerKind } from './helpers/matrix.js'
 import { secrets, waitFor } from './helpers/with-gateway.js'
 
 const text = (result: any) => result.content[0].text
@@ -198,6 +213,270 @@ describeMatrix('gets a result of 1 MB whole', async ({ connect }) => {
   expect(result.content).toHaveLength(1)
   expect(text(result) === '0123456789abcdef'.repeat(bytes / 16)).toBe(true)
 })
+
+/** What both SDKs call alike, besides tools. */
+interface SdkClient {
+  connect(transport: any): Promise<void>
+  listPrompts(): Promise<{ prompts: any[] }>
+  listResources(): Promise<{ resources: any[] }>
+  listResourceTemplates(): Promise<{ resourceTemplates: any[] }>
+  getPrompt(params: any): Promise<any>
+  readResource(params: any): Promise<any>
+  complete(params: any): Promise<any>
+  subscribeResource(params: any): Promise<unknown>
+  unsubscribeResource(params: any): Promise<unknown>
+  setLoggingLevel(level: any): Promise<unknown>
+  close(): Promise<void>
+}
+
+/** A real SDK client that is asked for all but tools. */
+interface Reader {
+  readonly era: Era
+  readonly client: SdkClient
+  /** Every message the gateway sent it, before the client looked at it. */
+  readonly received: any[]
+  /** The gateway's whole message in answer to what is done, whatever the client thinks of it. */
+  readonly answerTo: (method: string, doing: () => Promise<unknown>) => Promise<any>
+  /** Has a resource watched, in the way of the client's era. @returns the end of it. */
+  readonly watch: (uri: string) => Promise<() => Promise<unknown>>
+}
+
+/** Does something with a client of this cell's kind, and closes it. */
+async function asReader({ clientKind, gateway }: Cell, use: (reader: Reader) => Promise<void>): Promise<void> {
+  const who = { name: clientKind.replaceAll(' ', '-'), version: '1.0.0' }
+  const requestInit = { headers: bearer(secrets.ADMIN) }
+  const silent = { autoRefresh: false, debounceMs: 0, onChanged: () => {} }
+  const listChanged = { prompts: silent, resources: silent }
+  const isV1 = clientKind.startsWith('v1')
+  const mode = clientKind === 'v2 auto' ? 'auto' : clientKind === 'v2 pinned' ? { pin: '2026-07-28' } : 'legacy'
+  const real = isV1
+    ? new V1Client(who, { listChanged })
+    : new v2.Client(who, { listChanged, versionNegotiation: { mode } as never })
+  const client = real as unknown as SdkClient
+  const at = new URL(clientKind === 'v1 over SSE' ? '/sse' : '/mcp', gateway.url)
+  const transport: any = !isV1
+    ? new v2.StreamableHTTPClientTransport(at, { requestInit })
+    : clientKind === 'v1 over SSE'
+      ? new SSEClientTransport(at, { requestInit })
+      : new StreamableHTTPClientTransport(at, { requestInit })
+  const received: any[] = []
+  const sent: any[] = []
+  transport.onmessage = (message: unknown) => void received.push(message)
+  const send = transport.send.bind(transport)
+  transport.send = (...args: unknown[]) => {
+    sent.push(args[0])
+    return send(...args)
+  }
+  const era = clientKind === 'v2 auto' || clientKind === 'v2 pinned' ? 'modern' : 'legacy'
+  await client.connect(transport)
+  try {
+    await use({
+      era,
+      client,
+      received,
+      async answerTo(method, doing) {
+        const before = sent.length
+        await doing().catch(() => {})
+        const { id } = sent.slice(before).find(message => message.method === method)
+        return received.find(message => message.id === id && message.method === undefined)
+      },
+      async watch(uri) {
+        if (era === 'modern') {
+          const subscription = await (real as v2.Client).listen({ resourceSubscriptions: [uri] })
+          expect(subscription.honoredFilter).toEqual({ resourceSubscriptions: [uri] })
+          return () => subscription.close()
+        }
+        await client.subscribeResource({ uri })
+        return () => client.unsubscribeResource({ uri })
+      }
+    })
+  } finally {
+    await client.close()
+  }
+}
+
+const gotText = (result: any) => result.messages[0].content.text as string
+const readText = (result: any) => result.contents[0].text as string
+
+describeMatrix('lists prompts, resources and templates as the server does (§6.1)', cell =>
+  asReader(cell, async ({ era, client, received }) => {
+    const listed = await client.listPrompts()
+    expect(names(listed.prompts)).toEqual(expect.arrayContaining(prompts.map(({ name }) => `up__${name}`)))
+    expect((await client.listResources()).resources.map(({ uri }) => uri as string)).toEqual(
+      expect.arrayContaining(resources.map(({ uri }) => uri as string))
+    )
+    expect(await client.listResourceTemplates()).toMatchObject({
+      resourceTemplates: [{ uriTemplate: resourceTemplates[0].uriTemplate }]
+    })
+    const results = received.flatMap(({ result }) => result ?? [])
+    const items = results.flatMap(result => result.prompts ?? result.resources ?? result.resourceTemplates ?? [])
+    expect(items.find(({ name }) => name === 'up__unknown_members')).toEqual({
+      ...unknownMembersPrompt,
+      name: 'up__unknown_members'
+    })
+    expect(items.find(({ uri }) => uri === unknownMembersResource.uri)).toEqual(unknownMembersResource)
+    expect(items.find(({ uriTemplate }) => uriTemplate !== undefined)).toEqual(resourceTemplates[0])
+    for (const result of results.filter(result => result.prompts ?? result.resources ?? result.resourceTemplates)) {
+      if (era === 'modern')
+        expect(result).toMatchObject({ resultType: 'complete', ttlMs: expect.any(Number), cacheScope: 'private' })
+      else for (const member of ['resultType', 'ttlMs', 'cacheScope']) expect(result).not.toHaveProperty(member)
+    }
+  })
+)
+
+describeMatrix('gets a prompt, reads a resource and what a template stands for (§6.8)', cell =>
+  asReader(cell, async ({ era, client, answerTo }) => {
+    const got = await client.getPrompt({ name: 'up__greet', arguments: { person: 'Zoë 🌍', style: 'formal' } })
+    expect(gotText(got)).toBe('Greet Zoë 🌍 in formal style.')
+    expect(readText(await client.readResource({ uri: 'fixture://text' }))).toBe('fixture://text')
+    const uri = 'fixture://rows/users/7'
+    const { result } = await answerTo('resources/read', () => client.readResource({ uri }))
+    expect(result.contents).toEqual([{ uri, mimeType: 'text/plain', text: uri }])
+    if (era === 'modern')
+      expect(result).toMatchObject({ resultType: 'complete', ttlMs: expect.any(Number), cacheScope: 'private' })
+    else for (const member of ['resultType', 'ttlMs', 'cacheScope']) expect(result).not.toHaveProperty(member)
+
+    const prompt = await answerTo('prompts/get', () => client.getPrompt({ name: 'up__no_such_prompt' }))
+    expect(prompt.error).toEqual({ code: -32602, message: 'Unknown prompt: up__no_such_prompt' })
+    // The server's own word for it: 2026-07-28 has no code of its own.
+    const missing = await answerTo('resources/read', () => client.readResource({ uri: 'fixture://missing' }))
+    expect(missing.error.code).toBe(era === 'modern' || cell.server.era === 'modern' ? -32602 : -32002)
+  })
+)
+
+describeMatrix('completes an argument of a prompt and of a template (§6.19)', cell =>
+  asReader(cell, async ({ client }) => {
+    const { uriTemplate } = resourceTemplates[0]
+    const refs = [
+      [
+        { type: 'ref/prompt', name: 'up__greet' },
+        { type: 'ref/prompt', name: 'greet' }
+      ],
+      [
+        { type: 'ref/resource', uri: uriTemplate },
+        { type: 'ref/resource', uri: uriTemplate }
+      ]
+    ]
+    for (const [ref, wire] of refs) {
+      const argument = { name: 'person', value: 'Zo' }
+      const { completion } = await client.complete({ ref, argument, context: { arguments: { style: 'formal' } } })
+      expect(completion).toMatchObject({ total: 1, hasMore: false })
+      const { params } = JSON.parse(completion.values[0] as string)
+      expect(params).toMatchObject({ ref: wire, argument, context: { arguments: { style: 'formal' } } })
+    }
+  })
+)
+
+describeMatrix('gets and sends members nobody knows in prompts, resources and completion (§6.1, §6.4, §6.6)', cell =>
+  asReader(cell, async ({ client, answerTo }) => {
+    const got = await answerTo('prompts/get', () => client.getPrompt({ name: 'up__unknown_members' }))
+    expect(got.result).toMatchObject(unknownMembersPromptResult)
+    expect(got.result.messages).toEqual(unknownMembersPromptResult.messages)
+    const { uri } = unknownMembersResource
+    const read = await answerTo('resources/read', () => client.readResource({ uri }))
+    expect(read.result).toMatchObject(unknownMembersReadResult)
+    expect(read.result.contents).toEqual(unknownMembersReadResult.contents)
+
+    const more = { 'x-vendor': { at: 'params', deep: [1, { two: null }] } }
+    const _meta = { traceparent: '00-0af7-b7ad-01', 'vendor.example/call': { deep: [null, 1.5] } }
+    const ref = { type: 'ref/prompt', name: 'up__greet', 'x-vendor': { at: 'ref' } }
+    const argument = { name: 'person', value: '', 'x-vendor': { at: 'argument' } }
+    const asked = [
+      await answerTo('prompts/get', () =>
+        client.getPrompt({ name: 'up__args', arguments: { a: 'b' }, ...more, _meta })
+      ),
+      await answerTo('resources/read', () => client.readResource({ uri: 'fixture://args', ...more, _meta })),
+      await answerTo('completion/complete', () => client.complete({ ref, argument, ...more, _meta }))
+    ].map(({ result }) => JSON.parse(gotOf(result)).params)
+    expect(asked[0]).toMatchObject({ name: 'args', arguments: { a: 'b' }, ...more, _meta })
+    expect(asked[1]).toMatchObject({ uri: 'fixture://args', ...more, _meta })
+    expect(asked[2]).toMatchObject({ ref: { ...ref, name: 'greet' }, argument, ...more, _meta })
+    for (const params of asked) {
+      const envelope = Object.keys(params._meta as object).filter(key => key.startsWith('io.modelcontextprotocol/'))
+      expect(envelope.length > 0).toBe(cell.server.era === 'modern')
+    }
+  })
+)
+
+const gotOf = ({ messages, contents, completion }: any): string =>
+  completion ? completion.values[0] : messages ? gotText({ messages }) : readText({ contents })
+
+const attributable = (server: ServerKind) =>
+  server.startsWith('HTTP') ? undefined : 'what it logs belongs to no call as far as the wire tells'
+
+describeMatrix(
+  'hears what a call logs, from the level on that it asked for (§6.46)',
+  cell =>
+    asReader(cell, async ({ era, client, received }) => {
+      const logged = async (level?: string) => {
+        const before = received.length
+        const _meta = { 'io.modelcontextprotocol/logLevel': level }
+        await client.getPrompt({ name: 'up__log', ...(era === 'modern' && level !== undefined && { _meta }) })
+        const messages = received.slice(before).filter(({ method }) => method === 'notifications/message')
+        for (const { params } of messages)
+          expect(params).toMatchObject({ logger: 'fixture', data: { depth: params.level } })
+        return messages.map(({ params }) => params.level as string)
+      }
+      const from = (level: string) => logLevels.slice(logLevels.indexOf(level))
+      expect(await logged()).toEqual(era === 'modern' ? [] : from('info'))
+      for (const level of ['error', 'debug']) {
+        if (era === 'legacy') await client.setLoggingLevel(level)
+        expect(await logged(level)).toEqual(from(level))
+      }
+    }),
+  { skip: (_, server) => attributable(server) }
+)
+
+describeMatrix('watches a resource and is told of its updates until it no longer wants to', cell =>
+  asReader(cell, async ({ client, received, watch }) => {
+    const uri = `fixture://rows/watched/${randomUUID()}`
+    const updates = () =>
+      received.filter(({ method, params }) => method === 'notifications/resources/updated' && params.uri === uri).length
+    const touch = () => client.getPrompt({ name: 'up__touch', arguments: { uri } })
+    const end = await watch(uri)
+    if (cell.server.era === 'legacy') expect(cell.server.ledger.count(`subscribe ${uri}`)).toBe(1)
+    // A client of 2025 may still be about to open the stream on which it is told.
+    await waitFor(
+      async () => {
+        await touch()
+        await new Promise(resolve => setTimeout(resolve, 50))
+        return updates() > 0
+      },
+      'word of an update',
+      5000
+    )
+    await end()
+    await new Promise(resolve => setTimeout(resolve, 200))
+    const before = updates()
+    await touch()
+    await new Promise(resolve => setTimeout(resolve, 200))
+    expect(updates()).toBe(before)
+    // It lingers at the server: clients come back.
+    expect(cell.server.ledger.count(`unsubscribe ${uri}`)).toBe(0)
+  })
+)
+
+describeMatrix('is told when prompts and resources change, and then lists what is there', cell =>
+  asReader(cell, async ({ client, received }) => {
+    const [name, uri] = [`late_${randomUUID().slice(0, 8)}`, `fixture://late/${randomUUID()}`]
+    const told = (kind: string) =>
+      received.filter(({ method }) => method === `notifications/${kind}/list_changed`).length
+    const lists = {
+      prompts: async () => names((await client.listPrompts()).prompts).includes(`up__${name}`),
+      resources: async () => (await client.listResources()).resources.some(resource => resource.uri === uri)
+    }
+    expect([await lists.prompts(), await lists.resources()]).toEqual([false, false])
+    const before = { prompts: told('prompts'), resources: told('resources') }
+    await client.getPrompt({ name: 'up__add_prompt', arguments: { name } })
+    await client.getPrompt({ name: 'up__add_resource', arguments: { uri } })
+    // Others add theirs at the same time: told of theirs, one looks again.
+    for (const kind of ['prompts', 'resources'] as const) {
+      await waitFor(() => told(kind) > before[kind] && lists[kind](), `word of the new ${kind}`, 12_000)
+    }
+    expect(gotText(await client.getPrompt({ name: `up__${name}` }))).toBe('added at runtime')
+    expect(readText(await client.readResource({ uri }))).toBe(uri)
+  })
+)
 
 describeMatrix(
   'loses its server and gets it back: the tools stay listed, the next call works (§6.65, §6.67)',

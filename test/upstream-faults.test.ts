@@ -426,8 +426,8 @@ describe('a server with more calls than it takes', () => {
     return { gateway, ledger, session, slow, cancel, running }
   }
 
-  it('refuses at once what its queue cannot hold, and says when to come again', async () => {
-    const { ledger, slow, cancel } = await startCrowded({ queue: 2 })
+  it('refuses at once what a key may not have waiting, which is half its queue, and says when to come again', async () => {
+    const { ledger, slow, cancel } = await startCrowded({ queue: 4 })
     const waiting = [slow('first'), slow('second')]
     await new Promise(resolve => setTimeout(resolve, 300))
     const { value: refused, ms } = await timed(slow('third'))
@@ -454,7 +454,7 @@ describe('a server with more calls than it takes', () => {
   })
 
   it('gives the places of calls that were taken back to those who come after them', async () => {
-    const { slow, cancel, ledger, running } = await startCrowded({ queue: 2, queue_timeout: 30 })
+    const { slow, cancel, ledger, running } = await startCrowded({ queue: 4, queue_timeout: 30 })
     const givenUp = [slow('first'), slow('second')]
     await new Promise(resolve => setTimeout(resolve, 300))
     await Promise.all(['first', 'second'].map(cancel))

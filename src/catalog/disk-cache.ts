@@ -28,6 +28,8 @@ export interface CacheStore {
 export interface DiskCache {
   /** What is known of this server, unless it is too old or was somebody else's. */
   get(config: ServerConfig): CachedServer | undefined
+  /** What a server of that name was last known to offer, whatever it was. */
+  last(id: string): (CachedServer & { readonly digest: string }) | undefined
   /** Keeps what the server has just said; written a little later. */
   put(config: ServerConfig, entry: CachedServer): void
   /** Writes what has not been written yet. */
@@ -63,6 +65,10 @@ export function createDiskCache(store: CacheStore, now: () => number = Date.now)
       const { offer, confirmed, verdict } = entry
       return { offer, confirmed, ...(verdict && now() - verdict.at < verdictMs && { verdict }) }
     },
+    last(id) {
+      const entry = servers.get(id)
+      return entry && now() - entry.confirmed <= unconfirmedMs ? entry : undefined
+    },
     put(config, entry) {
       const digest = digestOf(config)
       const old = servers.get(config.id)
@@ -80,7 +86,7 @@ export function createDiskCache(store: CacheStore, now: () => number = Date.now)
 }
 
 /** What makes a server that server: its command, arguments and address. */
-function digestOf({ command, args, url }: ServerConfig): string {
+export function digestOf({ command, args, url }: Pick<ServerConfig, 'command' | 'args' | 'url'>): string {
   return createHash('sha256')
     .update(JSON.stringify([command, args, url]))
     .digest('hex')

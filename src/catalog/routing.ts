@@ -42,6 +42,8 @@ interface Index {
   readonly templateOwners: ReadonlyMap<string, readonly string[]>
   /** Most literal first, then in configuration order. */
   readonly templates: readonly { readonly server: string; readonly template: UriTemplate }[]
+  /** What one server's templates may cost a request, in milliseconds. */
+  readonly shareMs: number
 }
 
 export function createRouter(
@@ -70,10 +72,14 @@ export function createRouter(
     const listed = owner(viewer, uri)
     if (listed !== undefined) return listed
     // Templates are written by servers: however many and however odd they are, a request waits only so long for them.
-    const end = performance.now() + templateMs
-    for (const { server, template } of indexed().templates) {
-      if (may(viewer, server, uri) && template.matches(uri)) return server
-      if (performance.now() > end) break
+    const { templates, shareMs } = indexed()
+    const spent = new Map<string, number>()
+    for (const { server, template } of templates) {
+      const before = spent.get(server) ?? 0
+      if (before > shareMs || !may(viewer, server, uri)) continue
+      const begun = performance.now()
+      if (template.matches(uri)) return server
+      spent.set(server, before + performance.now() - begun)
     }
     const claiming = servers.find(
       ({ source: { id, claims } }) => claims.some(prefix => uri.startsWith(prefix)) && may(viewer, id, uri)
@@ -101,11 +107,14 @@ export function createRouter(
       return server === undefined ? undefined : { server, uri: template }
     },
     shownUri(viewer, server, uri) {
+      // What looks like an alias would be read as one.
+      if (fromAlias(uri)) return aliasOf(server, uri)
       // Who asks through one server's own address can only mean that server.
       if (viewer.scope.plain) return uri
       return find(viewer, uri) === server ? uri : aliasOf(server, uri)
     },
     shownTemplate(viewer, server, template) {
+      if (fromAlias(template)) return aliasOf(server, template)
       if (viewer.scope.plain) return template
       const first = indexed()
         .templateOwners.get(template)
@@ -129,10 +138,24 @@ function indexOf(servers: readonly ServerPart[]): Index {
     for (const { uri } of entries.tools) if (uri !== undefined) add(owners, uri, source.id)
     for (const { wireName } of entries.templates) {
       add(templateOwners, wireName, source.id)
-      const template = compileTemplate(wireName)
-      if (template) templates.push({ server: source.id, template })
+      templates.push({ server: source.id, template: whenAsked(wireName) })
     }
   }
   templates.sort((a, b) => b.template.literals - a.template.literals)
-  return { owners, templateOwners, templates }
+  const shareMs = templateMs / new Set(templates.map(({ server }) => server)).size
+  return { owners, templateOwners, templates, shareMs }
+}
+
+/** Compiled when a URI first comes near it: of ten thousand hostile ones that would take seconds. */
+function whenAsked(template: string): UriTemplate {
+  const start = template.split('{', 1)[0] as string
+  let compiled: UriTemplate | 'unusable' | undefined
+  return {
+    literals: template.replace(/\{[^}]*\}?/g, '').length,
+    matches(uri) {
+      if (!(start + uri).includes('%') && !uri.startsWith(start)) return false
+      compiled ??= compileTemplate(template) ?? 'unusable'
+      return compiled !== 'unusable' && compiled.matches(uri)
+    }
+  }
 }

@@ -75,7 +75,8 @@ export function instructionsOf(catalog: Catalog, audience: Audience): string | u
     const block = shortened(`## ${source.id}${prefix}\n${text}`, Math.min(budget.each, left))
     if (block === undefined) break
     blocks.push(block)
-    left -= Buffer.byteLength(block)
+    // The blank line before the next one counts, too.
+    left -= Buffer.byteLength(block) + 2
   }
   return blocks.length > 0 ? blocks.join('\n\n') : undefined
 }

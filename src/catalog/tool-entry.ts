@@ -80,14 +80,14 @@ export function toolEntry(
 /** MCP Apps: the page that shows a tool's results, in the current or the older form. */
 function appUri({ _meta }: Json): string | undefined {
   if (!isObject(_meta)) return undefined
-  const uri = isObject(_meta.ui) ? _meta.ui.resourceUri : _meta['ui/resourceUri']
+  const uri = (isObject(_meta.ui) ? _meta.ui.resourceUri : undefined) ?? _meta['ui/resourceUri']
   return typeof uri === 'string' ? uri : undefined
 }
 
 function withAppUri(meta: Json, uri: string): Json {
   return {
     ...meta,
-    ...(isObject(meta.ui) && { ui: { ...meta.ui, resourceUri: uri } }),
+    ...(isObject(meta.ui) && 'resourceUri' in meta.ui && { ui: { ...meta.ui, resourceUri: uri } }),
     ...('ui/resourceUri' in meta && { 'ui/resourceUri': uri })
   }
 }

@@ -34,7 +34,9 @@ export async function check(context: CommandContext, { json, listen }: CheckOpti
   const log = createLog('silent')
   const identity = { name: 'switchboard', version }
   const orphans = createOrphans({ store: { read: () => undefined, write() {} }, log })
-  const upstreams = config.servers.map(server => new Upstream({ config: server, identity, log, orphans, onOffer() {} }))
+  const upstreams = config.servers.map(
+    server => new Upstream({ config: server, identity, limits: config.limits, log, orphans, onOffer() {} })
+  )
   for (const upstream of upstreams) upstream.start()
   await Promise.all(upstreams.map(async upstream => upstream.firstAttempt))
   const rows = upstreams.map(({ status }) => rowOf(status))

@@ -6,7 +6,15 @@
 import { createHash } from 'node:crypto'
 import type { z } from 'zod'
 import type { Path } from './env.js'
-import { configSchema, grantSchema, keySchema, listenSchema, serverSchema, type KeySecret } from './schema.js'
+import {
+  configSchema,
+  grantSchema,
+  keySchema,
+  limitsSchema,
+  listenSchema,
+  serverSchema,
+  type KeySecret
+} from './schema.js'
 
 type Tree = Readonly<Record<string, unknown>>
 type Issue = z.core.$ZodIssue
@@ -287,11 +295,11 @@ function secondsOf(server: Tree, member: 'timeout' | 'max_timeout'): number {
   return typeof written === 'number' && Number.isFinite(written) ? written : NaN
 }
 
-function entriesOf(map: unknown): [string, Tree][] {
+export function entriesOf(map: unknown): [string, Tree][] {
   return isRecord(map) ? Object.entries(map).filter((entry): entry is [string, Tree] => isRecord(entry[1])) : []
 }
 
-function textsOf(list: unknown): { text: string; index: number }[] {
+export function textsOf(list: unknown): { text: string; index: number }[] {
   return Array.isArray(list)
     ? list.flatMap((text: unknown, index) => (typeof text === 'string' ? [{ text, index }] : []))
     : []
@@ -309,6 +317,7 @@ function innermost(issue: Issue, base: Path): Issue[] {
 function knownKeys(path: Path): string[] {
   if (path.length === 0) return Object.keys(configSchema.shape)
   if (path[0] === 'listen') return Object.keys(listenSchema.shape)
+  if (path[0] === 'limits') return Object.keys(limitsSchema.shape)
   if (path[0] === 'servers') return Object.keys(serverSchema.shape)
   return Object.keys(path.length === 2 ? keySchema.shape : grantSchema.shape)
 }

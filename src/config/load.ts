@@ -7,8 +7,9 @@
  */
 import { isUtf8 } from 'node:buffer'
 import { readFileSync } from 'node:fs'
-import { readFile } from 'node:fs/promises'
+import { open } from 'node:fs/promises'
 import { basename, dirname, resolve } from 'node:path'
+import { advisePermissions, adviseServers } from './advice.js'
 import {
   checkGateway,
   checkKeys,
@@ -30,6 +31,7 @@ import {
   type Grant,
   type KeyConfig,
   type KeySecret,
+  type LimitsConfig,
   type ServerConfig
 } from './schema.js'
 import { readYaml } from './yaml.js'
@@ -62,6 +64,8 @@ export interface ConfigText {
   readonly env: Readonly<Record<string, string | undefined>>
   /** Reads a secret file by its absolute path. */
   readonly readFile: (path: string) => string
+  /** The permissions of the file, which decide what may stand in it; unknown by default. */
+  readonly mode?: number
   /** Epoch milliseconds for `expires`; the clock's by default. */
   readonly now?: number
   /** What stands on the command line instead of `listen.host` and `listen.port`; it is checked like the file. */
@@ -73,28 +77,50 @@ const maxBytes = 1_048_576
 /** Reads and checks a config file. Never throws for what is in the file, nor for a file that cannot be read. */
 export async function loadConfig({ file, env, listen }: Pick<ConfigText, 'file' | 'env' | 'listen'>): Promise<Loaded> {
   let bytes: Buffer
+  let mode: number
   try {
-    bytes = await readFile(file)
+    ;({ bytes, mode } = await readStart(file, maxBytes + 1))
   } catch (thrown) {
     const code = (thrown as NodeJS.ErrnoException).code ?? 'unknown error'
     return refuse(`${resolve(file)} cannot be read (${code}). Create it, or name another file.`)
   }
+  if (bytes.length > maxBytes) return tooLarge(file)
   if (!isUtf8(bytes)) return refuse(`${resolve(file)} is not UTF-8 text. Save it as UTF-8.`)
   return parseConfig({
     text: bytes.toString(),
     file,
     env,
     readFile: path => readFileSync(path, 'utf8'),
+    // Elsewhere the bits are made up.
+    ...(process.platform !== 'win32' && { mode }),
     ...(listen && { listen })
   })
 }
 
-/** Checks the text of a config file and, unless something is wrong with the whole of it, makes the configuration. */
-export function parseConfig({ text, file, env, readFile, listen, now = Date.now() }: ConfigText): Loaded {
-  const dir = dirname(resolve(file))
-  if (Buffer.byteLength(text) > maxBytes) {
-    return refuse(`${basename(file)} is larger than 1 MiB. Split it over several gateways.`)
+/** At most so many bytes of a file, which may be a device or a pipe and so without end. */
+async function readStart(file: string, most: number): Promise<{ bytes: Buffer; mode: number }> {
+  const handle = await open(file)
+  try {
+    const { mode } = await handle.stat()
+    const bytes = Buffer.alloc(most)
+    let length = 0
+    for (let read = 1; read > 0 && length < most; length += read) {
+      read = (await handle.read(bytes, length, most - length)).bytesRead
+    }
+    return { bytes: bytes.subarray(0, length), mode }
+  } finally {
+    await handle.close()
   }
+}
+
+function tooLarge(file: string): Loaded {
+  return refuse(`${basename(file)} is larger than 1 MiB. Split it over several gateways.`)
+}
+
+/** Checks the text of a config file and, unless something is wrong with the whole of it, makes the configuration. */
+export function parseConfig({ text, file, env, readFile, listen, mode, now = Date.now() }: ConfigText): Loaded {
+  const dir = dirname(resolve(file))
+  if (Buffer.byteLength(text) > maxBytes) return tooLarge(file)
   const yaml = readYaml(text)
   if (yaml.syntax.length > 0) {
     return deepFreeze({ findings: yaml.syntax.map(fault => ({ severity: 'error', path: '', ...fault })) })
@@ -136,6 +162,8 @@ export function parseConfig({ text, file, env, readFile, listen, now = Date.now(
   checkGateway(draft)
   checkServers(draft)
   const secrets = checkKeys(draft)
+  advisePermissions(draft, mode)
+  adviseServers(draft)
 
   findings.sort((a, b) => (a.line ?? 0) - (b.line ?? 0) || (a.column ?? 0) - (b.column ?? 0))
   const errors = findings.filter(finding => finding.severity === 'error')
@@ -217,7 +245,32 @@ function build(whole: ConfigFile, { file, dir, secrets, broken }: Parts): Config
     listen: { host, port, title, allowedHosts: allowed_hosts, allowedOrigins: allowed_origins },
     servers: Object.entries(whole.servers).map(([id, server]) => serverConfig(id, server, dir)),
     keys: noKeys ? [{ id: 'admin', secrets: [{ kind: 'generated' }], allow: '*' }] : keys,
+    limits: limitsConfig(whole.limits),
     broken
+  }
+}
+
+function limitsConfig(limits: ConfigFile['limits']): LimitsConfig {
+  return {
+    bodyBytes: limits.body_kib * 1024,
+    jsonDepth: limits.json_depth,
+    headerFields: limits.header_fields,
+    headerBytes: limits.header_kib * 1024,
+    headerTimeout: limits.header_timeout,
+    requestTimeout: limits.request_timeout,
+    connections: limits.connections,
+    authFailures: limits.auth_failures,
+    batchMessages: limits.batch_messages,
+    callsPerKey: limits.calls_per_key,
+    liveStatePerKey: limits.live_state_per_key,
+    streamBytes: limits.stream_kib * 1024,
+    stallTimeout: limits.stall_timeout,
+    replayBytes: limits.replay_kib * 1024,
+    messageBytes: limits.message_kib * 1024,
+    stdinBytes: limits.stdin_kib * 1024,
+    listItems: limits.list_items,
+    listPages: limits.list_pages,
+    drainTimeout: limits.drain_timeout
   }
 }
 

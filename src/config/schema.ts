@@ -153,6 +153,63 @@ export const serverSchema = z.strictObject(
   'expected a map with at least command or url'
 )
 
+export const limitsSchema = z.strictObject(
+  {
+    body_kib: count({ min: 1, max: 65_536 }, 4096, 'Longest request body a client may send, in KiB.'),
+    json_depth: count({ min: 8, max: 1000 }, 64, 'Deepest nesting of arrays and objects in a request body.'),
+    header_fields: count({ min: 20, max: 1000 }, 100, 'Header fields a request may have.'),
+    header_kib: count({ min: 4, max: 256 }, 16, 'Size of all header fields of a request, in KiB.'),
+    header_timeout: seconds(10, 'Longest a client may take to send its header fields.'),
+    request_timeout: seconds(30, 'Longest a client may take to send a request, body included.'),
+    connections: count(
+      { min: 1, max: 1_000_000 },
+      2000,
+      'Connections of clients at the same time; further ones are refused.'
+    ),
+    auth_failures: count(
+      { min: 1, max: 1_000_000 },
+      20,
+      'Wrong keys one address (IPv6: one /64) may send a minute until further ones are answered with 429; a key that works always passes.'
+    ),
+    batch_messages: count({ min: 1, max: 1000 }, 20, 'Messages in one batch of a 2025-03-26 client.'),
+    calls_per_key: count({ min: 1, max: 100_000 }, 100, 'Calls one key may have running or waiting at the same time.'),
+    live_state_per_key: count(
+      { min: 1, max: 100_000 },
+      100,
+      'Streams and subscriptions one key may hold open; a further one ends the oldest.'
+    ),
+    stream_kib: count(
+      { min: 16, max: 65_536 },
+      1024,
+      'What may wait behind a client that does not read its stream, in KiB; further progress and log messages are dropped, a change it must hear of ends the stream.'
+    ),
+    stall_timeout: seconds(30, 'Time after which a client that takes nothing of what waits for it is cut off.'),
+    replay_kib: count(
+      { min: 0, max: 1_048_576 },
+      32_768,
+      'What all streams together keep for 2025 clients that come back with Last-Event-ID, in KiB.'
+    ),
+    message_kib: count(
+      { min: 64, max: 524_288 },
+      32_768,
+      'Longest message a server may send, in KiB; its call fails and a stdio server is started again.'
+    ),
+    stdin_kib: count(
+      { min: 64, max: 524_288 },
+      8192,
+      'What may wait for a server that does not read its stdin, in KiB; further calls fail unsent.'
+    ),
+    list_items: count(
+      { min: 1, max: 1_000_000 },
+      10_000,
+      'Tools, resources, templates or prompts taken of one server; further ones are left out.'
+    ),
+    list_pages: count({ min: 1, max: 10_000 }, 100, 'Pages read of one list of a server.'),
+    drain_timeout: seconds(8, 'Longest a shutdown waits for calls that are running.')
+  },
+  'expected a map with limits'
+)
+
 export const grantSchema = z.strictObject(
   {
     tools: patterns.optional().describe('Patterns of tool names the key sees and may call; default none.'),
@@ -211,7 +268,8 @@ export const configSchema = z.strictObject(
     keys: z
       .record(id, keySchema, 'expected a map from key names to keys')
       .default({})
-      .describe('The API keys, by name; default: one generated key `admin` that may use everything, on loopback only.')
+      .describe('The API keys, by name; default: one generated key `admin` that may use everything, on loopback only.'),
+    limits: limitsSchema.prefault({}).describe('What nobody may exceed; the defaults suit a small team.')
   },
   'expected a map with servers, and maybe keys and listen'
 )
@@ -232,6 +290,7 @@ export interface Config {
   /** In file order, without the broken ones. */
   readonly servers: readonly ServerConfig[]
   readonly keys: readonly KeyConfig[]
+  readonly limits: LimitsConfig
   /** Servers and keys left out because a variable or file of theirs is missing. */
   readonly broken: readonly Broken[]
 }
@@ -242,6 +301,29 @@ export interface Listen {
   readonly title: string
   readonly allowedHosts: readonly string[]
   readonly allowedOrigins: readonly string[]
+}
+
+/** What nobody may exceed, each as its field in {@link limitsSchema} says; bytes are bytes here, times are seconds. */
+export interface LimitsConfig {
+  readonly bodyBytes: number
+  readonly jsonDepth: number
+  readonly headerFields: number
+  readonly headerBytes: number
+  readonly headerTimeout: number
+  readonly requestTimeout: number
+  readonly connections: number
+  readonly authFailures: number
+  readonly batchMessages: number
+  readonly callsPerKey: number
+  readonly liveStatePerKey: number
+  readonly streamBytes: number
+  readonly stallTimeout: number
+  readonly replayBytes: number
+  readonly messageBytes: number
+  readonly stdinBytes: number
+  readonly listItems: number
+  readonly listPages: number
+  readonly drainTimeout: number
 }
 
 export interface ServerConfig {

@@ -8,35 +8,49 @@ import type { Exchange } from '../relay.js'
 import { Cancellation } from '../wire/cancellation.js'
 import { classifyMessage, serialiseAnswer, type RpcId, type RpcRequest } from '../wire/json-rpc.js'
 import type { Caller } from './caller.js'
-import { EventStream } from './event-stream.js'
+import { EventStream, type StreamTerms } from './event-stream.js'
 import { traceOf } from './exchange.js'
 import { applyCancelled, askingFor, type Legacy } from './legacy.js'
 import { replyAccepted, replyJson } from './reply.js'
 import type { Session } from './sessions.js'
 
 export const batchVersion = '2025-03-26'
-const maxMessages = 20
+
+export interface BatchOptions {
+  readonly legacy: Legacy
+  readonly session: Session
+  readonly caller: Caller
+  readonly maxMessages: number
+  readonly terms: StreamTerms
+  /** Called with the method of each request that was answered. */
+  readonly onAnswered: (method: string) => void
+}
 
 /**
  * Answers a batch of a session.
  * @throws SwitchboardError when anything about it is not as it must be: then nothing of it was begun.
  */
 export async function handleBatch(
-  legacy: Legacy,
-  session: Session,
-  caller: Caller,
+  { legacy, session, caller, maxMessages, terms, onAnswered }: BatchOptions,
   items: readonly unknown[],
   req: IncomingMessage,
   res: ServerResponse
 ): Promise<void> {
-  const { requests, cancels } = sorted(items, session)
+  const { requests, cancels } = sorted(items, session, maxMessages)
   for (const params of cancels) applyCancelled(session.inFlight, params)
   if (requests.length === 0) return replyAccepted(res)
 
-  const takesStream = req.headers.accept?.toLowerCase().includes('text/event-stream') === true
+  const accept = req.headers.accept?.toLowerCase() ?? ''
+  const takesStream = accept.includes('text/event-stream')
   const answers: string[] = []
   let stream: EventStream | undefined
+  if (takesStream && !accept.includes('application/json') && !accept.includes('*/*'))
+    stream = new EventStream(res, terms)
   const trace = traceOf(req)
+  // Like every answer that takes its time, it becomes a stream that can be kept alive.
+  const commit = setTimeout(() => {
+    if (takesStream && !res.destroyed) stream ??= new EventStream(res, terms)
+  }, terms.commitMs)
 
   const run = async (request: RpcRequest): Promise<void> => {
     const cancellation = new Cancellation()
@@ -48,32 +62,36 @@ export async function handleBatch(
       ...(trace && { headers: trace }),
       notify(notification) {
         if (!takesStream || cancellation.reason || res.destroyed) return
-        stream ??= new EventStream(res)
-        stream.send(JSON.stringify(notification))
+        stream ??= new EventStream(res, terms)
+        if (!stream.full) stream.send(JSON.stringify(notification))
       }
     }
     const cancel = (reason: string) => cancellation.cancel(new SwitchboardError('cancelled', reason))
     session.inFlight.set(request.id, { cancel })
     try {
       const answer = await legacy.dispatch(exchange, request, session)
+      onAnswered(request.method)
       // What was cancelled is not answered (2025-03-26, Cancellation).
       if (cancellation.reason) return
       const text = serialiseAnswer(request.id, answer).toString()
-      if (stream) stream.send(text)
+      if (stream) stream.answer(text)
       else answers.push(text)
     } finally {
       session.inFlight.take(request.id)
     }
   }
-  await Promise.all(requests.map(run))
+  await Promise.all(requests.map(run)).finally(() => clearTimeout(commit))
+  // An array without answers is no batch (JSON-RPC 2.0, section 6).
+  if (answers.length === 0 && !res.destroyed) stream ??= new EventStream(res, terms)
   if (!stream) return replyJson(res, 200, `[${answers.join(',')}]`)
-  for (const answer of answers) stream.send(answer)
+  for (const answer of answers) stream.answer(answer)
   stream.end()
 }
 
 function sorted(
   items: readonly unknown[],
-  session: Session
+  session: Session,
+  maxMessages: number
 ): { requests: readonly RpcRequest[]; cancels: readonly RpcRequest['params'][] } {
   const bad = (why: string) => new SwitchboardError('invalid_request', `Not a batch that can be answered: ${why}.`)
   if (items.length === 0) throw bad('it is empty')

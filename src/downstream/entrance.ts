@@ -5,6 +5,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { SwitchboardError } from '../errors.js'
 import type { Log } from '../observe/log.js'
+import type { AuthFailures } from '../policy/auth-failures.js'
 import type { Key, KeyRing } from '../policy/keys.js'
 import { applyCors } from './cors.js'
 import { createGuard, type GuardOptions } from './guard.js'
@@ -13,6 +14,7 @@ import { unreadBody, type ReplyHeaders } from './reply.js'
 export interface EntranceOptions {
   readonly guard: GuardOptions
   readonly keys: () => KeyRing
+  readonly failures: AuthFailures
   readonly log: Log
   /** Whether new work is taken; false while shutting down. */
   readonly ready: () => boolean
@@ -31,7 +33,10 @@ export interface Entrance {
   admit(req: IncomingMessage, path: string): { readonly key: Key } | Refused
 }
 
-export function createEntrance({ guard: guardOptions, keys, log, ready }: EntranceOptions): Entrance {
+const tooManyFailures =
+  'Too many wrong API keys came from this address within a minute. Correct the key; one that works is taken at once.'
+
+export function createEntrance({ guard: guardOptions, keys, failures, log, ready }: EntranceOptions): Entrance {
   const guard = createGuard(guardOptions)
   return {
     stops(req, res) {
@@ -45,12 +50,16 @@ export function createEntrance({ guard: guardOptions, keys, log, ready }: Entran
       const { key, refused, keyId } = keys().authenticate(req.headers, req.socket)
       if (key && ready()) return { key }
       if (key) return { error: new SwitchboardError('draining', undefined, { retryAfterMs: 2000 }) }
-      log.info({
-        event: `auth.${refused}`,
-        ...(keyId !== undefined && { key: keyId }),
-        remote: req.socket.remoteAddress,
-        path
-      })
+      // Looked at only now: a key that works passes from wherever it comes.
+      const { remoteAddress: remote } = req.socket
+      const retryAfterMs = failures.count(refused, remote, count =>
+        log.info({ event: `auth.${refused}`, ...(keyId !== undefined && { key: keyId }), remote, path, count })
+      )
+      if (retryAfterMs !== undefined)
+        return {
+          error: new SwitchboardError('overloaded', tooManyFailures, { retryAfterMs }),
+          headers: unreadBody(req)
+        }
       // RFC 6750, 3.1: without credentials no error code; `resource_metadata` only where OAuth is really served.
       const challenge = refused === 'missing' ? 'Bearer realm="mcp"' : 'Bearer realm="mcp", error="invalid_token"'
       return {

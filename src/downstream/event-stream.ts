@@ -1,6 +1,7 @@
 /**
  * One stream of server-sent events to a client: a comment at once so that the head is on its way, one every 15 s so
- * that proxies keep it, and an end exactly once. What waits behind a client that does not read is bounded.
+ * that proxies keep it, and an end exactly once. What waits behind a client that does not read is bounded: what may be
+ * missed is left out, what may not ends the connection, and an answer is written all the same, since there is but one.
  *
  * With a replay it outlives its connection: what is sent while nobody reads is kept, and a client that comes back goes on
  * where it was.
@@ -9,11 +10,20 @@ import type { ServerResponse } from 'node:http'
 import { sseComment, sseEvent, sseMessage } from '../wire/sse-format.js'
 import type { Replay } from './replay.js'
 import { commonHeaders, type ReplyHeaders } from './reply.js'
+import type { CutOff } from './stall.js'
+
+/** What holds for every stream of a gateway. */
+export interface StreamTerms {
+  /** Bytes that may wait behind a client that does not read. */
+  readonly maxWaiting: number
+  readonly keepAliveMs: number
+  /** After so many milliseconds without an answer the response becomes a stream, so that it can be kept alive. */
+  readonly commitMs: number
+  readonly cutOff: CutOff
+}
 
 export interface EventStreamOptions {
   readonly headers?: ReplyHeaders
-  /** @default 15000 */
-  readonly keepAliveMs?: number
   /** The client is gone or the stream has ended; called once for each connection. */
   readonly onClose?: () => void
   /** Keeps what is sent, and gives every message an id. */
@@ -22,26 +32,21 @@ export interface EventStreamOptions {
   readonly primed?: boolean
 }
 
-/** Bytes that may wait behind a socket nobody reads before the stream is given up. */
-const maxWaiting = 1024 * 1024
 const keepAlive = sseComment('keep-alive')
 
 export class EventStream {
   readonly #replay: Replay | undefined
-  readonly #keepAliveMs: number
+  readonly #terms: StreamTerms
   #res: ServerResponse
   #timer: NodeJS.Timeout | undefined
   #overAt: number | undefined
   /** The last event that was given to a connection. */
   #sent: string | undefined
 
-  constructor(
-    res: ServerResponse,
-    { headers, keepAliveMs = 15_000, onClose, replay, primed }: EventStreamOptions = {}
-  ) {
+  constructor(res: ServerResponse, terms: StreamTerms, { headers, onClose, replay, primed }: EventStreamOptions = {}) {
     this.#res = res
     this.#replay = replay
-    this.#keepAliveMs = keepAliveMs
+    this.#terms = terms
     this.#attach(res, headers, onClose)
     if (primed) this.#sendKept('')
   }
@@ -51,31 +56,42 @@ export class EventStream {
     return !this.#res.writableEnded && !this.#res.destroyed
   }
 
+  /** Whether so much waits for its reader that nothing more should be sent that can be missed. */
+  get full(): boolean {
+    return this.open && this.#res.writableLength > this.#terms.maxWaiting
+  }
+
   /** Which stream an event id speaks of; undefined for one that cannot be resumed. */
   get nonce(): string | undefined {
     return this.#replay?.nonce
   }
 
-  /** Sends a serialised JSON-RPC message. */
+  /** Sends a serialised JSON-RPC message. Nothing of them may be missed: a stream that is full ends. */
   send(json: Buffer | string): void {
     if (this.#replay) this.#sendKept(json)
     else this.#write(sseMessage(json))
   }
 
-  /** Sends a named event. */
+  /** Sends an answer on a stream that goes on, however much waits already. */
+  answer(json: Buffer | string): void {
+    if (this.open) this.#res.write(sseMessage(json))
+  }
+
+  /** Sends a named event, however much waits already. */
   sendEvent(name: string, data: string): void {
-    this.#write(sseEvent(name, data))
+    if (this.open) this.#res.write(sseEvent(name, data))
   }
 
   /** Ends the stream, after a last message if there is one. */
   end(json?: Buffer | string): void {
     clearInterval(this.#timer)
     if (this.#overAt !== undefined) return
-    if (json !== undefined && this.#replay) this.#sendKept(json)
-    this.#overAt = Date.now()
+    const last = json === undefined ? undefined : (this.#replay?.push(json) ?? { json })
+    this.#overAt = performance.now()
     if (!this.open) return
-    if (json === undefined || this.#replay) this.#res.end()
-    else this.#res.end(sseMessage(json))
+    if (!last) return void this.#res.end()
+    if ('id' in last) this.#sent = last.id
+    this.#res.end(sseMessage(last.json, 'id' in last ? last.id : undefined))
   }
 
   /** Ends the connection but not the stream: the client is to come back after so many milliseconds (SEP-1699). */
@@ -91,6 +107,11 @@ export class EventStream {
     return this.#overAt !== undefined && this.#replay?.after(id).length === 0
   }
 
+  /** Whether it has been ended, read or not. */
+  get over(): boolean {
+    return this.#overAt !== undefined
+  }
+
   /** How long ago it was ended, in milliseconds; below 0 while it goes on. @param now epoch milliseconds. */
   overFor(now: number): number {
     return this.#overAt === undefined ? -1 : now - this.#overAt
@@ -104,7 +125,7 @@ export class EventStream {
     this.#attach(res, undefined, onClose)
     for (const event of this.#replay?.after(id) ?? []) {
       this.#sent = event.id
-      this.#write(sseMessage(event.json, event.id))
+      if (this.open) res.write(sseMessage(event.json, event.id))
     }
     if (this.#overAt === undefined) return
     clearInterval(this.#timer)
@@ -123,7 +144,7 @@ export class EventStream {
 
   #attach(res: ServerResponse, headers: ReplyHeaders | undefined, onClose: (() => void) | undefined): void {
     clearInterval(this.#timer)
-    const timer = setInterval(() => this.#write(keepAlive), this.#keepAliveMs)
+    const timer = setInterval(() => this.#keepAlive(), this.#terms.keepAliveMs)
     timer.unref()
     this.#timer = timer
     res.once('close', () => {
@@ -149,9 +170,12 @@ export class EventStream {
     this.#write(sseMessage(json, event.id))
   }
 
+  #keepAlive(): void {
+    if (!this.full) this.#write(keepAlive)
+  }
+
   #write(bytes: Buffer): void {
-    if (!this.open) return
-    if (this.#res.writableLength > maxWaiting) this.#res.destroy()
-    else this.#res.write(bytes)
+    if (this.full) this.#terms.cutOff(this.#res)
+    else if (this.open) this.#res.write(bytes)
   }
 }

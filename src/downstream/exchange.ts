@@ -14,7 +14,7 @@ import { Cancellation } from '../wire/cancellation.js'
 import type { Era } from '../wire/era.js'
 import { serialiseAnswer, type Answer, type RpcId, type RpcNotification } from '../wire/json-rpc.js'
 import type { ClientFacts } from '../wire/leg.js'
-import { EventStream } from './event-stream.js'
+import { EventStream, type StreamTerms } from './event-stream.js'
 import type { Replay } from './replay.js'
 import { replyAnswer, type ReplyHeaders } from './reply.js'
 
@@ -27,6 +27,7 @@ export interface ExchangeOptions {
   readonly logLevel: string | undefined
   readonly req: IncomingMessage
   readonly res: ServerResponse
+  readonly terms: StreamTerms
   /** Headers for the answer, whichever form it takes. */
   readonly replyHeaders?: ReplyHeaders
   /** Makes what keeps a stream for a client that loses its connection; absent where there is no coming back. */
@@ -41,8 +42,6 @@ export interface Resumable {
   readonly onStream: (stream: EventStream) => void
 }
 
-/** After this long without an answer the response becomes a stream, so that it can be kept alive. */
-const commitMs = 10_000
 const traceHeaders = ['traceparent', 'tracestate', 'baggage'] as const
 
 export class HttpExchange implements Exchange {
@@ -56,6 +55,7 @@ export class HttpExchange implements Exchange {
   readonly headers?: Readonly<Record<string, string>>
   readonly #req: IncomingMessage
   readonly #res: ServerResponse
+  readonly #terms: StreamTerms
   readonly #replyHeaders: ReplyHeaders | undefined
   readonly #resumable: Resumable | undefined
   readonly #takesStream: boolean
@@ -63,7 +63,8 @@ export class HttpExchange implements Exchange {
   #stream: EventStream | undefined
   #done = false
 
-  constructor({ id, key, era, client, scope, logLevel, req, res, replyHeaders, resumable }: ExchangeOptions) {
+  constructor(options: ExchangeOptions) {
+    const { id, key, era, client, scope, logLevel, req, res, terms, replyHeaders, resumable } = options
     this.id = id
     this.key = key
     this.era = era
@@ -72,6 +73,7 @@ export class HttpExchange implements Exchange {
     this.logLevel = logLevel
     this.#req = req
     this.#res = res
+    this.#terms = terms
     this.#replyHeaders = replyHeaders
     this.#resumable = resumable
     const trace = traceOf(req)
@@ -81,7 +83,7 @@ export class HttpExchange implements Exchange {
     res.on('close', () => this.#closed())
     if (this.#takesStream) {
       if (!accept?.includes('application/json') && !accept?.includes('*/*')) this.#commit()
-      else this.#commitTimer = setTimeout(() => this.#commit(), commitMs)
+      else this.#commitTimer = setTimeout(() => this.#commit(), terms.commitMs)
     }
   }
 
@@ -96,7 +98,7 @@ export class HttpExchange implements Exchange {
   notify(notification: RpcNotification): void {
     if (this.#done || !this.#takesStream) return
     this.#commit()
-    this.#stream?.send(JSON.stringify(notification))
+    if (!this.#stream?.full) this.#stream?.send(JSON.stringify(notification))
   }
 
   /** The server has closed its stream for a while: so is ours, where the client knows how to come back (SEP-1699). */
@@ -124,7 +126,8 @@ export class HttpExchange implements Exchange {
     this.#done = true
     clearTimeout(this.#commitTimer)
     this.cancellation.cancel(new SwitchboardError('cancelled', reason))
-    if (!this.#stream && !this.#res.headersSent && !this.#res.destroyed) this.#stream = new EventStream(this.#res)
+    if (!this.#stream && !this.#res.headersSent && !this.#res.destroyed)
+      this.#stream = new EventStream(this.#res, this.#terms)
     this.#stream?.end()
   }
 
@@ -132,7 +135,7 @@ export class HttpExchange implements Exchange {
     if (this.#stream || this.#done || this.#res.destroyed) return
     clearTimeout(this.#commitTimer)
     const { replay, primed = false, onStream } = this.#resumable ?? {}
-    this.#stream = new EventStream(this.#res, {
+    this.#stream = new EventStream(this.#res, this.#terms, {
       ...(this.#replyHeaders && { headers: this.#replyHeaders }),
       ...(replay && { replay: replay(), primed })
     })

@@ -12,12 +12,13 @@ export interface GuardOptions {
   readonly loopback: boolean
   readonly allowedHosts: readonly string[]
   readonly allowedOrigins: readonly string[]
+  /** Header fields a request may have. */
+  readonly headerFields: number
 }
 
 /** Returns why a request is refused, or undefined. */
 export type Guard = (req: IncomingMessage) => SwitchboardError | undefined
 
-const maxHeaders = 100
 const singletons: readonly string[] = [
   'host', 'origin', 'authorization', 'x-api-key', 'content-type', 'content-length', 'mcp-session-id',
   'mcp-protocol-version', 'mcp-method', 'mcp-name', 'last-event-id', 'x-mcp-servers'
@@ -30,7 +31,7 @@ const loopbackNames = ['localhost', '127.0.0.1', '[::1]']
 /** A host that a URL would hold as it is, with a port that a URL may have. */
 const plainHost = /^([a-z0-9.-]+|\[::1\])(?::(?:\d{1,4}|[1-5]\d{4}))?$/
 
-export function createGuard({ loopback, allowedHosts, allowedOrigins }: GuardOptions): Guard {
+export function createGuard({ loopback, allowedHosts, allowedOrigins, headerFields }: GuardOptions): Guard {
   // Loopback names always pass where hosts are checked at all: health checks on the machine itself use them.
   const restricted = loopback || allowedHosts.length > 0
   const hostnames = restricted ? [...loopbackNames, ...allowedHosts.map(withoutPort)] : undefined
@@ -64,7 +65,8 @@ export function createGuard({ loopback, allowedHosts, allowedOrigins }: GuardOpt
   }
 
   return ({ rawHeaders, headers, url = '/' }) => {
-    if (rawHeaders.length > maxHeaders * 2) return new SwitchboardError('headers_too_many')
+    if (rawHeaders.length > headerFields * 2)
+      return new SwitchboardError('headers_too_many', `More than ${headerFields} header fields were sent.`)
     const twice = repeated(rawHeaders)
     if (twice)
       return new SwitchboardError('duplicate_header', `The header "${twice}" was sent twice; it may stand only once.`)

@@ -4,7 +4,7 @@
  */
 import { toSwitchboardError } from '../errors.js'
 import type { Exchange, Relay } from '../relay.js'
-import { isLegacyVersion, legacyVersions } from '../wire/era.js'
+import { isLegacyVersion, legacyVersions, withoutTasks } from '../wire/era.js'
 import {
   isObject,
   type Answer,
@@ -41,7 +41,7 @@ export interface Conversation {
 }
 
 /** What a client hears that has not said what it wants (2025-11-25, Logging, leaves that to the server). */
-const defaultLevel = 'info'
+export const defaultLevel = 'info'
 const answeredEmpty: Answer = { result: {} }
 
 export interface LegacyOptions {
@@ -64,9 +64,14 @@ export function createLegacy({ relay, serverInfo, held, onLevel }: LegacyOptions
     // Asking twice is asking once (2025-11-25, Resources).
     if (typeof uri === 'string' && to.subscriptions.has(uri)) return answeredEmpty
     const { release, error } = await relay.subscribe(exchange, params, updated =>
-      to.tell({ jsonrpc: '2.0', method: 'notifications/resources/updated', params: { uri: updated } })
+      to.tell({ jsonrpc: '2.0', method: 'notifications/resources/updated', params: updated })
     )
     if (error) return { error }
+    // Its client went meanwhile, and has ended what it had.
+    if (exchange.cancellation.reason) {
+      release()
+      return answeredEmpty
+    }
     const leave = held.hold(exchange.key.id, () => end())
     const end = () => {
       to.subscriptions.delete(uri as string)
@@ -98,7 +103,7 @@ export function createLegacy({ relay, serverInfo, held, onLevel }: LegacyOptions
       return {
         version,
         client: {
-          capabilities: isObject(params?.capabilities) ? params.capabilities : {},
+          capabilities: isObject(params?.capabilities) ? withoutTasks(params.capabilities) : {},
           ...(isObject(params?.clientInfo) && { clientInfo: params.clientInfo })
         },
         result: { protocolVersion: version, serverInfo, ...relay.describe(key, scope, 'legacy') }

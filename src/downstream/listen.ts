@@ -8,7 +8,7 @@ import { metaKey } from '../wire/era.js'
 import { isObject, serialiseAnswer, type Json, type RpcRequest } from '../wire/json-rpc.js'
 import { changeFilter, changeKinds } from '../wire/lists.js'
 import type { Caller } from './caller.js'
-import { EventStream } from './event-stream.js'
+import { EventStream, type StreamTerms } from './event-stream.js'
 import { changeNotice, type Listeners } from './listeners.js'
 import type { LiveState } from './live-state.js'
 import { errorAnswer, replyAnswer } from './reply.js'
@@ -17,14 +17,18 @@ export interface ListenOptions {
   readonly relay: Pick<Relay, 'describe' | 'subscribe' | 'watchTask'>
   readonly listeners: Listeners
   readonly held: LiveState
+  readonly terms: StreamTerms
   /** The ends of all open ones, for a shutdown. */
   readonly subscriptions: Set<() => void>
 }
 
 const maxUris = 1000
+/** How long the acknowledgement waits for servers to agree; what has not been by then is not honoured. */
+const placedMs = 3000
+const late = () => new Promise<undefined>(resolve => setTimeout(resolve, placedMs, undefined).unref())
 
 export async function listen(
-  { relay, listeners, held, subscriptions }: ListenOptions,
+  { relay, listeners, held, terms, subscriptions }: ListenOptions,
   { key, scope }: Caller,
   { id, params }: RpcRequest,
   res: ServerResponse
@@ -60,9 +64,12 @@ export async function listen(
     const uris = texts(wanted.resourceSubscriptions)
     const answers = await Promise.all(
       uris.map(async uri => {
-        const tell = (updated: string) => send({ method: 'notifications/resources/updated', params: { uri: updated } })
-        const { release } = await relay.subscribe(asker, { uri }, tell)
+        const tell = (params: Json) => send({ method: 'notifications/resources/updated', params })
+        const placed = relay.subscribe(asker, { uri }, tell)
+        // A server that does not answer must not keep the others from being heard.
+        const release = await Promise.race([placed.then(({ release }) => release), late()])
         if (release) releases.push(release)
+        else void placed.then(({ release }) => release?.())
         return release ? [uri] : []
       })
     )
@@ -83,7 +90,7 @@ export async function listen(
   const end = () => open.stream?.end(serialiseAnswer(id, { result: { resultType: 'complete', _meta } }))
   subscriptions.add(end)
   releases.push(() => subscriptions.delete(end), held.hold(key.id, end))
-  const stream = (open.stream = new EventStream(res))
+  const stream = (open.stream = new EventStream(res, terms))
   send({ method: 'notifications/subscriptions/acknowledged', params: { notifications: honoured } })
   for (const message of early) stream.send(JSON.stringify(message))
 }

@@ -10,8 +10,8 @@ export interface LiveState {
   drop(keyId: string): void
 }
 
-/** @param max places of one key. @default 100 */
-export function createLiveState(max = 100): LiveState {
+/** @param max places of one key. */
+export function createLiveState(max: number): LiveState {
   const held = new Map<string, Set<() => void>>()
   return {
     hold(keyId, evict) {

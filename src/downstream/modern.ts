@@ -11,6 +11,7 @@ import type { ClientFacts } from '../wire/leg.js'
 import { listOf } from '../wire/lists.js'
 import { checkMirroredHeaders } from '../wire/mirrored-headers.js'
 import type { Caller } from './caller.js'
+import type { StreamTerms } from './event-stream.js'
 import { HttpExchange, type ExchangeOptions } from './exchange.js'
 import { listen } from './listen.js'
 import type { Listeners } from './listeners.js'
@@ -36,6 +37,7 @@ export interface ModernOptions {
   readonly listeners: Listeners
   readonly serverInfo: Json
   readonly held: LiveState
+  readonly terms: StreamTerms
 }
 
 export interface Modern {
@@ -50,7 +52,7 @@ export interface Modern {
   close(): void
 }
 
-export function createModern({ relay, listeners, serverInfo, held }: ModernOptions): Modern {
+export function createModern({ relay, listeners, serverInfo, held, terms }: ModernOptions): Modern {
   const subscriptions = new Set<() => void>()
 
   function discoverResult({ key, scope }: Caller): Json {
@@ -91,14 +93,14 @@ export function createModern({ relay, listeners, serverInfo, held }: ModernOptio
           : checkMirroredHeaders(req.headers, message)
       if (mismatch !== undefined)
         return replyRefusal(res, new SwitchboardError('header_mismatch', `Bad request: ${mismatch}`), id)
-      const asked = { id, era: 'modern', client, logLevel: client.logLevel, ...caller, req, res } as const
+      const asked = { id, era: 'modern', client, logLevel: client.logLevel, ...caller, req, res, terms } as const
       switch (method) {
         case 'server/discover':
           return new HttpExchange(asked).finish({ result: discoverResult(caller) })
         case 'subscriptions/listen':
           if (isObject(params?.notifications) && 'taskIds' in params.notifications && !knowsTasks(client))
             return replyAnswer(res, id, tasksRequired, 400)
-          return listen({ relay, listeners, held, subscriptions }, caller, message, res)
+          return listen({ relay, listeners, held, terms, subscriptions }, caller, message, res)
         case 'tasks/get':
         case 'tasks/update':
         case 'tasks/cancel':

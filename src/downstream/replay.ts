@@ -30,19 +30,20 @@ export function streamOfEvent(id: unknown): string | undefined {
   return typeof id === 'string' ? /^([\w-]{12})\.\d{1,15}$/.exec(id)?.[1] : undefined
 }
 
-const limit = { stream: 256 * 1024, all: 32 * 1024 * 1024 }
+const maxStream = 256 * 1024
 
 /** @param maxBytes of all rings together; beyond, the oldest are emptied. */
-export function createReplays(maxBytes: number = limit.all): Replays {
+export function createReplays(maxBytes: number): Replays {
   const rings = new Map<string, { size: number; events: SentEvent[] }>()
   let total = 0
 
   function trim(nonce: string): void {
     const own = rings.get(nonce)
-    while (own && own.size > limit.stream) shift(own)
+    // The newest is kept whatever its size: it may be the answer, and there is nobody to tell that it is lost.
+    while (own && own.size > maxStream && own.events.length > 1) shift(own)
     for (const ring of rings.values()) {
       if (total <= maxBytes) return
-      while (ring.events.length > 0) shift(ring)
+      while (ring.events.length > (ring === own ? 1 : 0)) shift(ring)
     }
   }
 

@@ -10,8 +10,8 @@ import type { Exchange, Relay } from '../relay.js'
 import { Cancellation } from '../wire/cancellation.js'
 import { isObject, type Answer, type Json, type RpcNotification } from '../wire/json-rpc.js'
 import type { Caller } from './caller.js'
-import { readJson } from './body.js'
-import { EventStream } from './event-stream.js'
+import type { ReadJson } from './body.js'
+import { EventStream, type StreamTerms } from './event-stream.js'
 import { replyJson, replyRefusal, unreadBody, type ReplyHeaders } from './reply.js'
 
 export interface RestDoor {
@@ -22,12 +22,14 @@ export interface RestDoor {
 
 export interface RestOptions {
   readonly relay: Relay
+  readonly readJson: ReadJson
+  readonly terms: StreamTerms
   readonly serverInfo: { readonly title: string; readonly version: string }
 }
 
 const progressToken = 'rest'
 
-export function createRest({ relay, serverInfo }: RestOptions): RestDoor {
+export function createRest({ relay, readJson, terms, serverInfo }: RestOptions): RestDoor {
   function exchangeOf(caller: Caller, res: ServerResponse, notify: (notification: RpcNotification) => void): Exchange {
     const cancellation = new Cancellation()
     res.once('close', () => {
@@ -75,10 +77,10 @@ export function createRest({ relay, serverInfo }: RestOptions): RestDoor {
         }
         const streams = req.headers.accept?.includes('text/event-stream') === true
         let stream: EventStream | undefined
-        const exchange = exchangeOf(caller, res, notification =>
-          stream?.sendEvent('progress', JSON.stringify(notification.params))
-        )
-        if (streams) stream = new EventStream(res)
+        const exchange = exchangeOf(caller, res, notification => {
+          if (!stream?.full) stream?.sendEvent('progress', JSON.stringify(notification.params))
+        })
+        if (streams) stream = new EventStream(res, terms)
         const params = {
           name: (await relay.publicNameOf(exchange, name)) ?? name,
           arguments: given ?? {},

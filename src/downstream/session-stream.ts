@@ -8,7 +8,7 @@ import type { Relay } from '../relay.js'
 import { isPrimed } from '../wire/era.js'
 import { changeKinds, type ChangeKind } from '../wire/lists.js'
 import type { Caller } from './caller.js'
-import { EventStream } from './event-stream.js'
+import { EventStream, type StreamTerms } from './event-stream.js'
 import type { Resumable } from './exchange.js'
 import { changeNotice, type Listeners } from './listeners.js'
 import type { LiveState } from './live-state.js'
@@ -27,12 +27,22 @@ export interface SessionStreamsOptions {
   readonly listeners: Listeners
   readonly held: LiveState
   readonly replays: Replays
+  readonly terms: StreamTerms
 }
 
 /** Answers of one session that are kept; beyond, the oldest can no longer be resumed. */
 const maxKept = 16
 
-export function createSessionStreams({ relay, listeners, held, replays }: SessionStreamsOptions): SessionStreams {
+export function createSessionStreams({
+  relay,
+  listeners,
+  held,
+  replays,
+  terms
+}: SessionStreamsOptions): SessionStreams {
+  /** What gives back the place that the stream of a session takes. */
+  const places = new WeakMap<Session, () => void>()
+
   /** Changes the client has not heard of: it listed before them, or another process may have told it anything. */
   function missed(session: Session, { key, scope }: Caller): readonly ChangeKind[] {
     const { capabilities } = relay.describe(key, scope, 'legacy')
@@ -59,15 +69,25 @@ export function createSessionStreams({ relay, listeners, held, replays }: Sessio
       const { 'last-event-id': given } = req.headers
       const id = typeof given === 'string' ? given : ''
       if (resumeCall(session, id, res)) return
+      const named = streamOfEvent(id)
+      // Two streams of one session would replace each other for ever: SDKs come back to every one that ends.
+      if (named !== undefined && session.stream?.open && session.stream.nonce !== named)
+        throw new SwitchboardError(
+          'method_not_allowed',
+          'Nothing is left of this stream, and the session has one open.'
+        )
 
       const tell = (change: ChangeKind) => session.tell(changeNotice(change))
       const remove = listeners.add({ key, scope, changes: changeKinds, tell })
+      // Its old place is given back first: it must not be the one that has to go.
+      places.get(session)?.()
       const leave = held.hold(key.id, () => {
         const { stream } = session
         session.stream = undefined
         stream?.end()
         stream?.forget()
       })
+      places.set(session, leave)
       const onClose = () => {
         remove()
         leave()
@@ -77,7 +97,11 @@ export function createSessionStreams({ relay, listeners, held, replays }: Sessio
         before.resume(res, id, onClose)
       } else {
         // Clients reconnect faster than the loss of their old stream is noticed: the new one replaces it.
-        const stream = new EventStream(res, { replay: replays.create(), primed: isPrimed(session.version), onClose })
+        const stream = new EventStream(res, terms, {
+          replay: replays.create(),
+          primed: isPrimed(session.version),
+          onClose
+        })
         session.stream = stream
         for (const json of [...(before?.unread() ?? []), ...session.untold.splice(0)]) stream.send(json)
         before?.end()
@@ -92,8 +116,10 @@ export function createSessionStreams({ relay, listeners, held, replays }: Sessio
       onStream(stream) {
         streams.set(stream.nonce as string, stream)
         if (streams.size <= maxKept) return
-        const [[nonce, oldest] = []] = streams
-        streams.delete(nonce as string)
+        // A call that still runs is the last to go: its client may be away because it was told to.
+        const kept = [...streams.values()]
+        const oldest = kept.find(({ over }) => over) ?? kept[0]
+        streams.delete(oldest?.nonce as string)
         oldest?.forget()
       }
     })

@@ -46,6 +46,8 @@ export interface Sessions {
   end(session: Session): void
   /** The log levels their clients have set. */
   levels(): Iterable<string>
+  /** Ends everything a key has in memory; its ids stay as valid as the key. */
+  forgetKey(keyId: string): void
   /** How many have something alive or recently used in memory. */
   readonly size: number
   close(): void
@@ -68,7 +70,7 @@ export function createSessions({ sealer, now = Date.now }: SessionsOptions): Ses
     const at = now()
     for (const session of live.values()) {
       for (const [nonce, stream] of session.streams) {
-        if (stream.overFor(Date.now()) < idleMs) continue
+        if (stream.overFor(performance.now()) < idleMs) continue
         session.streams.delete(nonce)
         stream.forget()
       }
@@ -145,6 +147,14 @@ export function createSessions({ sealer, now = Date.now }: SessionsOptions): Ses
       ended.set(session.nonce, now() + validMs)
       for (const [, exchange] of [...session.inFlight]) exchange.cancel('the session was ended by its client')
       session.stream?.end()
+    },
+
+    forgetKey(keyId) {
+      for (const session of [...live.values()]) {
+        if (session.keyId !== keyId) continue
+        session.stream?.end()
+        forget(session)
+      }
     },
 
     *levels() {

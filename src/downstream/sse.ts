@@ -21,8 +21,8 @@ import type { ClientFacts } from '../wire/leg.js'
 import { changeKinds } from '../wire/lists.js'
 import { Running } from '../wire/slots.js'
 import type { Caller } from './caller.js'
-import { readJson } from './body.js'
-import { EventStream } from './event-stream.js'
+import type { ReadJson } from './body.js'
+import { EventStream, type StreamTerms } from './event-stream.js'
 import { traceOf } from './exchange.js'
 import { applyCancelled, askingFor, unsubscribeAll, type Conversation, type InFlight, type Legacy } from './legacy.js'
 import { changeNotice, type Listeners } from './listeners.js'
@@ -65,13 +65,13 @@ class SseExchange implements Exchange {
   }
 
   notify(notification: RpcNotification): void {
-    if (!this.#done) this.#stream.send(JSON.stringify(notification))
+    if (!this.#done && !this.#stream.full) this.#stream.send(JSON.stringify(notification))
   }
 
   finish(answer: Answer): void {
     if (this.#done) return
     this.#done = true
-    this.#stream.send(serialiseAnswer(this.id, answer))
+    this.#stream.answer(serialiseAnswer(this.id, answer))
   }
 
   /** A cancelled request is not answered (2024-11-05, Cancellation). */
@@ -86,9 +86,11 @@ export interface SseOptions {
   readonly legacy: Legacy
   readonly listeners: Listeners
   readonly held: LiveState
+  readonly readJson: ReadJson
+  readonly terms: StreamTerms
 }
 
-export function createSse({ legacy, listeners, held }: SseOptions): SseDoor {
+export function createSse({ legacy, listeners, held, readJson, terms }: SseOptions): SseDoor {
   const conversations = new Map<string, SseConversation>()
 
   function handleGet({ key, scope }: Caller, _req: IncomingMessage, res: ServerResponse): void {
@@ -101,7 +103,7 @@ export function createSse({ legacy, listeners, held }: SseOptions): SseDoor {
       tell: change => stream.send(JSON.stringify(changeNotice(change)))
     })
     const leave = held.hold(key.id, () => stream.end())
-    const stream = new EventStream(res, {
+    const stream = new EventStream(res, terms, {
       onClose: () => {
         remove()
         leave()
@@ -176,7 +178,7 @@ export function createSse({ legacy, listeners, held }: SseOptions): SseDoor {
     if (message.method === 'initialize') {
       const { client, result } = legacy.initialize({ key, scope }, message.params)
       conversation.client = client
-      return stream.send(serialiseAnswer(message.id, { result }))
+      return stream.answer(serialiseAnswer(message.id, { result }))
     }
     const { client, logLevel } = askingFor(conversation.client, conversation)
     const exchange = new SseExchange(message.id, key, scope, client, logLevel, trace, stream)

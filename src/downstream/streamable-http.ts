@@ -11,7 +11,8 @@ import { classifyMessage, isObject, type RpcId, type RpcNotification, type RpcRe
 import { listOf, listRows } from '../wire/lists.js'
 import type { Caller } from './caller.js'
 import { batchVersion, handleBatch } from './batch.js'
-import { readJson } from './body.js'
+import type { ReadJson } from './body.js'
+import type { StreamTerms } from './event-stream.js'
 import { HttpExchange } from './exchange.js'
 import { applyCancelled, askingFor, type Legacy } from './legacy.js'
 import type { Modern } from './modern.js'
@@ -25,6 +26,10 @@ export interface StreamableHttpOptions {
   readonly sessions: Sessions
   readonly sessionStreams: SessionStreams
   readonly relay: Pick<Relay, 'signature'>
+  readonly readJson: ReadJson
+  readonly terms: StreamTerms
+  /** Messages one batch may have. */
+  readonly batchMessages: number
 }
 
 export interface StreamableHttp {
@@ -38,7 +43,10 @@ export function createStreamableHttp({
   modern,
   sessions,
   sessionStreams,
-  relay
+  relay,
+  readJson,
+  terms,
+  batchMessages
 }: StreamableHttpOptions): StreamableHttp {
   async function handlePost(caller: Caller, req: IncomingMessage, res: ServerResponse): Promise<void> {
     let id: RpcId | undefined
@@ -80,7 +88,17 @@ export function createStreamableHttp({
       const { version, client, result } = legacy.initialize(caller, message.params)
       const session = sessions.open(caller.key.id, version, client)
       const replyHeaders = { 'mcp-session-id': session.id }
-      const opening = { id, era: 'legacy', client, logLevel: undefined, ...caller, req, res, replyHeaders } as const
+      const opening = {
+        id,
+        era: 'legacy',
+        client,
+        logLevel: undefined,
+        ...caller,
+        req,
+        res,
+        terms,
+        replyHeaders
+      } as const
       return new HttpExchange(opening).finish({ result })
     }
     const session = requireSession(caller.key, req)
@@ -98,23 +116,26 @@ export function createStreamableHttp({
       ...caller,
       req,
       res,
+      terms,
       resumable
     })
     session.inFlight.set(id, exchange)
     try {
       const answer = await legacy.dispatch(exchange, message, session)
-      const kind = listOf.get(method)
-      if (kind) {
-        const { change } = listRows[kind]
-        session.listed.set(change, {
-          scope: caller.scope.key,
-          signature: relay.signature(caller.key, caller.scope, change)
-        })
-      }
+      noteListed(session, caller, method)
       exchange.finish(answer)
     } finally {
       session.inFlight.take(id)
     }
+  }
+
+  /** Keeps what the client was shown of a list: whether it misses a change later. */
+  function noteListed(session: Session, { key, scope }: Caller, method: string): void {
+    const kind = listOf.get(method)
+    // Templates have no notification of their own: who only lists those has not seen the resources.
+    if (!kind || kind === 'templates') return
+    const { change } = listRows[kind]
+    session.listed.set(change, { scope: scope.key, signature: relay.signature(key, scope, change) })
   }
 
   async function handleItems(
@@ -130,7 +151,8 @@ export function createStreamableHttp({
         `Not a JSON-RPC 2.0 message: expected a JSON object; only sessions of ${batchVersion} may send several at once.`
       )
     }
-    await handleBatch(legacy, session, caller, items, req, res)
+    const onAnswered = (method: string) => noteListed(session, caller, method)
+    await handleBatch({ legacy, session, caller, maxMessages: batchMessages, terms, onAnswered }, items, req, res)
   }
 
   function handleNotification(

@@ -31,12 +31,13 @@ export type Audit = (record: CallRecord) => void
 
 export function createAudit(log: Log): Audit {
   // Members by name, not spread: this is made for every call. Those that are undefined are not written.
-  return ({ key, client, era, server, tool, outcome, code, ms }) =>
+  return ({ key, client, era, method, server, tool, outcome, code, ms }) =>
     log.info({
       event: 'call',
       key,
       client,
       era,
+      method,
       server,
       tool: tool.slice(0, 128),
       outcome,

@@ -3,27 +3,42 @@
  * docs/operations.md. Secrets do not reach it by construction: no caller passes headers, arguments or configuration.
  */
 import { pino, type Logger } from 'pino'
+import { createStderrSink } from './sink.js'
 
-export type Log = Pick<Logger, 'debug' | 'info' | 'warn' | 'error'>
+export type Log = Pick<Logger, 'debug' | 'info' | 'warn' | 'error'> & {
+  /** Lines that could not be written and were given up. */
+  readonly dropped?: () => number
+}
 
 export type LogLevel = 'debug' | 'info' | 'warn' | 'error' | 'silent'
 
+export interface WrittenLog extends Log {
+  /** Resolves when all lines are written (true), or after `ms` (false). */
+  flush(ms: number): Promise<boolean>
+  /** For the last moment of the process. */
+  flushNow(): void
+}
+
 /**
- * A log that writes asynchronously to `stream` (default: stderr), so that a slow reader never blocks the loop.
+ * A log that writes to `stream` (default: stderr, asynchronously: see `sink.ts`).
  * @param stream anything with `write(line)`; tests pass an array-backed one.
  */
-export function createLog(level: LogLevel, stream?: { write(line: string): void }): Log & { flush(): void } {
+export function createLog(level: LogLevel, stream?: { write(line: string): void }): WrittenLog {
+  const time = createTimestamp()
   const options = {
     level,
     base: null,
     messageKey: 'message',
-    timestamp: createTimestamp(),
+    timestamp: time,
     formatters: { level: (label: string) => ({ level: label }) }
   }
-  if (stream) return Object.assign(pino(options, stream), { flush() {} })
-  const destination = pino.destination({ dest: 2, sync: false, ...batch, maxLength: 8 * 1024 * 1024 })
-  const logger = pino(options, destination)
-  return Object.assign(logger, { flush: () => destination.flushSync() })
+  if (stream) return Object.assign(pino(options, stream), { flush: () => Promise.resolve(true), flushNow() {} })
+  const sink = createStderrSink(lines => `{"level":"warn"${time()},"event":"log.dropped","lines":${lines}}\n`)
+  return Object.assign(pino(options, sink), {
+    dropped: () => sink.dropped,
+    flush: (ms: number) => sink.flush(ms),
+    flushNow: () => sink.flushNow()
+  })
 }
 
 /** The time as pino's member of a line; all but its milliseconds is made once a second, because many lines share it. */
@@ -40,6 +55,3 @@ function createTimestamp(): () => string {
     return `${text}${ms < 10 ? '00' : ms < 100 ? '0' : ''}${ms}Z"`
   }
 }
-
-/** Lines are written together: one write a line costs more than the call it tells of. Bytes, and milliseconds at most. */
-const batch = { minLength: 8 * 1024, periodicFlush: 100 }

@@ -21,6 +21,10 @@ export interface MetricSources {
   readonly sessions: () => number
   /** Open streams of all kinds. */
   readonly streams: () => number
+  /** Whether the last change of the configuration was taken over, and when one was, epoch milliseconds. */
+  readonly reload: () => { readonly ok: boolean; readonly at: number }
+  /** Lines of the log that were given up. */
+  readonly logDropped: () => number
   /** Seconds until each key that expires does; negative once it has. */
   readonly keyExpiry: () => Iterable<readonly [id: string, seconds: number]>
 }
@@ -70,8 +74,25 @@ export function createMetrics(sources: MetricSources): Metrics {
   gauge('switchboard_upstream_running', 'Requests a server is working on.', ({ running }) => running)
   gauge('switchboard_upstream_waiting', 'Requests waiting for a place at a server.', ({ waiting }) => waiting)
   gauge('switchboard_upstream_tools', 'Tools a server lists.', ({ tools }) => tools)
+  single('switchboard_config_last_reload_success', 'Whether the last change of servers.yaml was taken over.', () =>
+    Number(sources.reload().ok)
+  )
+  single(
+    'switchboard_config_applied_timestamp_seconds',
+    'When the configuration that runs was taken over, in Unix time.',
+    () => sources.reload().at / 1000
+  )
   single('switchboard_sessions', 'Sessions held in memory.', sources.sessions)
   single('switchboard_streams', 'Open streams to clients.', sources.streams)
+  const droppedLines: Counter = new Counter({
+    name: 'switchboard_log_dropped_total',
+    help: 'Lines of the log that could not be written and were given up.',
+    registers,
+    collect() {
+      droppedLines.reset()
+      droppedLines.inc(sources.logDropped())
+    }
+  })
   single('process_resident_memory_bytes', 'Resident memory of the gateway.', () => process.memoryUsage.rss())
   const delay = monitorEventLoopDelay({ resolution: 20 })
   delay.enable()

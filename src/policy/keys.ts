@@ -27,6 +27,10 @@ export type Authentication =
 export interface KeyRing {
   readonly keys: readonly Key[]
   byId(id: string): Key | undefined
+  /** Whether every secret of that key in the older ring still opens it here. */
+  covers(older: KeyRing, id: string): boolean
+  /** SHA-256 digests of its secrets, in hexadecimal. */
+  digests(id: string): readonly string[]
   /**
    * Takes `Authorization: Bearer K`, a bare `Authorization: K`, or `x-api-key: K`; two that differ are invalid.
    * @param connection what was accepted on it is not hashed again while the very same headers come.
@@ -86,6 +90,8 @@ export function createKeyRing({ keys: configs, generated, now = Date.now }: KeyR
   return {
     keys: Object.freeze([...keys.values()]),
     byId: id => keys.get(id),
+    digests: id => [...byDigest].filter(([, key]) => key.id === id).map(([digest]) => digest),
+    covers: (older, id) => older.digests(id).every(digest => byDigest.get(digest)?.id === id),
     authenticate(headers, connection) {
       const key = keyOf(headers, connection)
       if (typeof key === 'string') return { refused: key }

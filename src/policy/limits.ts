@@ -6,7 +6,7 @@ export interface Limits {
 }
 
 /** @param inFlight calls one key may have running or waiting at a time. */
-export function createLimits({ inFlight = 100 } = {}): Limits {
+export function createLimits({ inFlight }: { readonly inFlight: number }): Limits {
   // One record a configured key, kept: see wire/slots.ts for what a Map under constant change costs.
   const running = new Map<string, { count: number }>()
   return {

@@ -72,7 +72,8 @@ export function compilePolicy(allow: Allow): Policy {
     },
     seesServer: server => (['tools', 'prompts', 'resources'] as const).some(kind => seesAny(server, kind)),
     seesAny,
-    describe: () => (allow === '*' ? ['everything'] : [...allow].map(([server, grant]) => `${server}: ${say(grant)}`))
+    describe: () =>
+      allow === '*' ? ['everything'] : [...allow].map(([server, grant]) => `${server}: ${describeGrant(grant)}`)
   })
 }
 
@@ -103,7 +104,8 @@ function canonical(allow: Allow): string {
   )
 }
 
-function say(grant: '*' | Grant): string {
+/** What a grant gives, in a line for people. */
+export function describeGrant(grant: '*' | Grant): string {
   if (grant === '*') return 'everything'
   const parts = [grant.tools.join(', ')]
   if (grant.prompts.length > 0) parts.push(`prompts ${grant.prompts.join(', ')}`)

@@ -16,7 +16,7 @@ import {
 } from '../wire/json-rpc.js'
 import type { Leg } from '../wire/leg.js'
 import { Running } from '../wire/slots.js'
-import type { Link, LinkEvents, LinkInfo } from './link.js'
+import { Principals, type Link, type LinkEvents, type LinkInfo } from './link.js'
 
 export interface Channel {
   /**
@@ -43,9 +43,7 @@ export class ChannelLink implements Link {
   readonly #events: LinkEvents
   readonly #pending = new Running<number, Pending>()
   #nextId = 1
-  /** The only key this link has served so far; nothing on it can belong to another. */
-  #principal: string | undefined
-  #isShared = false
+  readonly #principals = new Principals()
   #ended: SwitchboardError | undefined
 
   constructor(server: string, channel: Channel, events: LinkEvents, era: Era) {
@@ -60,10 +58,7 @@ export class ChannelLink implements Link {
       const { message } = this.#ended
       return Promise.reject(new SwitchboardError('upstream_down', message, { server: this.#server, dispatched: false }))
     }
-    if (leg.principal !== undefined) {
-      this.#isShared ||= this.#principal !== undefined && this.#principal !== leg.principal
-      this.#principal = leg.principal
-    }
+    this.#principals.note(leg.principal)
     const id = this.#nextId++
     const sent = legParams(
       this.info.era,
@@ -165,7 +160,7 @@ export class ChannelLink implements Link {
     const { _meta } = notification.params ?? {}
     const subscription = isObject(_meta) ? this.#pending.get(_meta[metaKey.subscriptionId] as number) : undefined
     if (subscription) subscription.leg.onNotification?.(notification)
-    else if (notification.method === 'notifications/message' && !this.#isShared) this.#logged(notification)
+    else if (notification.method === 'notifications/message' && this.#principals.areOne) this.#logged(notification)
     else this.#events.onNotification(notification)
   }
 

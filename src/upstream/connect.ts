@@ -9,7 +9,7 @@ import { reasonOf, SwitchboardError } from '../errors.js'
 import type { Cancellation } from '../wire/cancellation.js'
 import type { Era } from '../wire/era.js'
 import { HttpLink } from './http-link.js'
-import type { GatewayIdentity, Link, LinkEvents } from './link.js'
+import type { GatewayIdentity, Link, LinkEvents, LinkLimits } from './link.js'
 import { discover, initialize, type Negotiable } from './negotiate.js'
 import type { Orphans } from './orphans.js'
 import { startChild, type Child } from './process.js'
@@ -46,6 +46,7 @@ export interface ConnectHooks extends LinkEvents {
 export interface ConnectOptions {
   readonly config: ServerConfig
   readonly identity: GatewayIdentity
+  readonly limits: LinkLimits
   /** Ends the attempt early; what it has begun is undone. */
   readonly cancellation: Cancellation
   readonly hooks: ConnectHooks
@@ -81,13 +82,13 @@ async function connectServed(options: ConnectOptions, command: string): Promise<
     }
   })
   try {
-    const deadline = Date.now() + config.startTimeout * 1000
+    const deadline = performance.now() + config.startTimeout * 1000
     while (!connection) {
       connection = await dial(options).catch((error: unknown) => {
         if (cancellation.reason) throw cancellation.reason
         const notYet = error instanceof SwitchboardError && error.code === 'upstream_down' && died === undefined
         if (!notYet) throw error
-        if (Date.now() < deadline) return undefined
+        if (performance.now() < deadline) return undefined
         throw new SwitchboardError(
           'upstream_down',
           `its process runs, but after ${config.startTimeout} s ${error.message}`
@@ -190,6 +191,7 @@ async function dialHttp(options: ConnectOptions): Promise<Connection> {
       url: config.url as string,
       headers: config.headers,
       connectTimeoutMs: ms,
+      messageBytes: options.limits.messageBytes,
       supervised: config.command !== undefined,
       renegotiate: link => initialize(link, identity, ms)
     },
@@ -210,7 +212,13 @@ async function dialSse(options: ConnectOptions): Promise<Connection> {
   const { config, identity, hooks } = options
   const ms = config.connectTimeout * 1000
   const link = await openSse(
-    { server: config.id, url: config.url as string, headers: config.headers, connectTimeoutMs: ms },
+    {
+      server: config.id,
+      url: config.url as string,
+      headers: config.headers,
+      connectTimeoutMs: ms,
+      messageBytes: options.limits.messageBytes
+    },
     hooks
   )
   await opened(link, options, () => initialize(link, identity, ms))
@@ -248,7 +256,7 @@ function forget({ known: _known, ...options }: ConnectOptions): ConnectOptions {
   return options
 }
 
-function childOptions({ config, hooks, orphans }: ConnectOptions, command: string) {
+function childOptions({ config, limits, hooks, orphans }: ConnectOptions, command: string) {
   const { id, args, cwd, env, headers } = config
   const secrets = [
     ...Object.values(env),
@@ -256,5 +264,5 @@ function childOptions({ config, hooks, orphans }: ConnectOptions, command: strin
   ]
   const onLine = (line: string) => hooks.onLine(line)
   const onSkipped = (lines: number) => hooks.onSkipped(lines)
-  return { server: id, command, args, cwd, env, secrets, onLine, onSkipped, ...(orphans && { orphans }) }
+  return { server: id, command, args, cwd, env, secrets, limits, onLine, onSkipped, ...(orphans && { orphans }) }
 }

@@ -6,6 +6,7 @@
 import { StringDecoder } from 'node:string_decoder'
 import { createParser, type EventSourceParser } from 'eventsource-parser'
 import type { Dispatcher, Pool } from 'undici'
+import { sizeText } from '../wire/json-bytes.js'
 
 export interface HttpCallOptions {
   readonly method: 'GET' | 'POST' | 'DELETE'
@@ -87,7 +88,7 @@ class Exchange implements Dispatcher.DispatchHandler, HttpCall {
     if (this.#done) return
     this.#size += chunk.length
     if (this.#size > this.#options.maxBytes) {
-      this.#fail(`it sent more than ${Math.floor(this.#options.maxBytes / 1024 / 1024)} MiB in one message`)
+      this.#fail(`it sent more than ${sizeText(this.#options.maxBytes)} in one message`)
       this.#controller?.abort(new Error('too large'))
     } else if (this.#events) {
       this.#events.parser.feed(this.#events.decoder.write(chunk))

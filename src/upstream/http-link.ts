@@ -13,9 +13,9 @@ import { Slots } from '../wire/slots.js'
 import { answerToServer } from './channel-link.js'
 import { httpFailure, parseMessage, SessionLost } from './http-answer.js'
 import { httpCall } from './http-call.js'
-import { maxMessage, Post, type PostOptions, type PostOwner } from './http-post.js'
+import { Post, type PostOptions, type PostOwner } from './http-post.js'
 import { HttpStream } from './http-stream.js'
-import type { LinkEvents, LinkInfo } from './link.js'
+import { Principals, type LinkEvents, type LinkInfo } from './link.js'
 import type { Negotiable } from './negotiate.js'
 
 export interface HttpLinkOptions {
@@ -24,6 +24,8 @@ export interface HttpLinkOptions {
   /** Configured headers of this server: its credentials. They never leave its origin. */
   readonly headers: Readonly<Record<string, string>>
   readonly connectTimeoutMs: number
+  /** Longest message it may send. */
+  readonly messageBytes: number
   /** We run the process behind it: its end is reported through `lost`, a little after the connection breaks. */
   readonly supervised: boolean
   /** Opens the conversation again on the same link after the server lost the session. */
@@ -43,6 +45,7 @@ export class HttpLink implements Negotiable {
   readonly #path: string
   readonly #stream: HttpStream
   readonly #inFlight = new Slots<Post>()
+  readonly #principals = new Principals()
   #nextId = 1
   #session: string | undefined
   #renewal: Promise<void> | undefined
@@ -64,7 +67,7 @@ export class HttpLink implements Negotiable {
     this.#stream = new HttpStream({
       pool: this.#pool,
       path: this.#path,
-      maxBytes: maxMessage,
+      maxBytes: options.messageBytes,
       headers: () => {
         const { 'content-type': _type, ...headers } = this.#headers('GET')
         return { ...headers, accept: 'text/event-stream' }
@@ -120,6 +123,7 @@ export class HttpLink implements Negotiable {
   #post(method: string, params: Json | undefined, leg: Leg, again = false): Promise<Answer> {
     if (this.#ended) return Promise.reject(this.#failure('upstream_down', 'its connection is closed', false))
     const id = this.#nextId++
+    this.#principals.note(leg.principal)
     const { era, capabilities } = this.info
     const { server, supervised } = this.#options
     const sent = legParams(era, params, leg.client, leg.wantsProgress ? id : undefined, capabilities)
@@ -131,11 +135,13 @@ export class HttpLink implements Negotiable {
         path: this.#path,
         headers: this.#callHeaders(method, params, leg),
         body: JSON.stringify({ jsonrpc: '2.0', id, method, params: sent }),
+        maxBytes: this.#options.messageBytes,
         id,
         method,
         params,
         leg,
         session: this.#session,
+        resumable: era === 'legacy',
         again,
         resolve,
         reject
@@ -147,13 +153,16 @@ export class HttpLink implements Negotiable {
 
   readonly #owner: PostOwner = {
     opened: session => (this.#session = session),
-    resuming: lastEvent => {
+    resuming: ({ asked }, lastEvent) => {
+      if (this.#session !== asked.session) return undefined
       const { 'content-type': _type, ...headers } = this.#headers('GET')
       return { ...headers, accept: 'text/event-stream', 'last-event-id': lastEvent }
     },
-    heard: ({ asked: { method, leg } }, message) => {
+    heard: ({ asked: { method, leg }, isResumed }, message) => {
       // Changes of what a server offers concern everybody, on whichever stream they are told.
       const shared = message.kind === 'notification' && changeOfOffer.test(message.message.method)
+      const foreign = isResumed && message.kind === 'notification' && message.message.method === 'notifications/message'
+      if (foreign && !this.#principals.areOne) return this.#unattributed(message)
       if (message.kind !== 'notification' || (shared && method !== 'subscriptions/listen')) this.#unattributed(message)
       else leg.onNotification?.(message.message)
     },

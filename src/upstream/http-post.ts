@@ -7,6 +7,7 @@ import { nestsTooDeep } from '../wire/json-bytes.js'
 import { answerOf, readResult, type Answer, type Json, type Message } from '../wire/json-rpc.js'
 import type { Leg } from '../wire/leg.js'
 import {
+  httpFailure,
   noAnswer,
   outcomeOf,
   parseMessage,
@@ -17,34 +18,35 @@ import {
 } from './http-answer.js'
 import { httpCall, type HeaderMap, type HttpCall, type HttpCallOptions, type HttpEnd } from './http-call.js'
 
-export const maxMessage = 32 * 1024 * 1024
 /** After the answer, a well-behaved server ends the stream; another is cut off after this. */
 const lingerMs = 5000
 /** How long a broken connection waits for the news of its process. */
 const obituaryMs = 250
 
 /**
- * Coming back to a stream that ended early: when, unless the server says when, and how often without a new event. A
- * server that asks us back without pause gets its way only so often.
+ * Coming back to a stream that ended early: when, unless the server says when, and how often without hearing anything
+ * new; one that was held open for long was no vain attempt.
  */
-const resume = { afterMs: 1000, longestMs: 30_000, attempts: 3, asAsked: 10 }
+const resume = { afterMs: 1000, shortestMs: 100, longestMs: 30_000, attempts: 3, patientMs: 10_000 }
 
 /** What a link hears of its requests. One for all of them: closures for each would cost every call. */
 export interface PostOwner {
   /** `initialize` was answered; the session is undefined if the server keeps none. */
   opened(session: string | undefined): void
-  /** The headers of a GET that goes on after that event. */
-  resuming(lastEvent: string): HttpCallOptions['headers']
+  /** The headers of a GET that goes on after that event; undefined when its session is gone. */
+  resuming(post: Post, lastEvent: string): HttpCallOptions['headers'] | undefined
   /** A message that stands beside the answer on the request's own stream. */
   heard(post: Post, message: Message): void
   cancelled(post: Post, reason: Error): void
   settled(post: Post, outcome: Answer | Error): void
 }
 
-export interface PostOptions extends Asked, Pick<HttpCallOptions, 'path' | 'headers' | 'body'> {
+export interface PostOptions extends Asked, Pick<HttpCallOptions, 'path' | 'headers' | 'body' | 'maxBytes'> {
   readonly owner: PostOwner
   readonly params: Json | undefined
   readonly leg: Leg
+  /** Whether its era lets a stream be resumed. */
+  readonly resumable: boolean
   /** Its session was lost before: another is not tried. */
   readonly again: boolean
   /** We run the process behind it: its end is reported a little after the connection breaks. */
@@ -56,12 +58,14 @@ export interface PostOptions extends Asked, Pick<HttpCallOptions, 'path' | 'head
 export class Post implements HttpCallOptions {
   readonly asked: PostOptions
   readonly method = 'POST'
-  readonly maxBytes = maxMessage
+  readonly maxBytes: number
   readonly path: string
   readonly headers: HttpCallOptions['headers']
   readonly body: string | undefined
   /** Its place among those in flight. */
   slot = -1
+  /** Its stream is one that was asked for again: a server may have opened any other in its place. */
+  isResumed = false
   #call: HttpCall | undefined
   #release: (() => void) | undefined
   #settled = false
@@ -69,13 +73,13 @@ export class Post implements HttpCallOptions {
   #lastEvent: string | undefined
   #retryMs = resume.afterMs
   #attempts = 0
-  #returns = 0
 
   constructor(options: PostOptions) {
     this.asked = options
     this.path = options.path
     this.headers = options.headers
     this.body = options.body
+    this.maxBytes = options.maxBytes
   }
 
   send(pool: Pool): void {
@@ -102,17 +106,15 @@ export class Post implements HttpCallOptions {
   }
 
   onRetry(ms: number): void {
-    this.#retryMs = Math.min(ms, resume.longestMs)
+    this.#retryMs = Math.min(Math.max(ms, resume.shortestMs), resume.longestMs)
   }
 
   onEvent(data: string, event: { readonly id?: string }): void {
     const { id, owner, server } = this.asked
-    if (event.id !== undefined) {
-      this.#lastEvent = event.id
-      this.#attempts = 0
-    }
+    if (event.id !== undefined) this.#lastEvent = event.id
     // An event without data only says where to come back to.
     if (data === '') return
+    this.#attempts = 0
     const raw = nestsTooDeep(data) ? undefined : readResult(data)
     if (raw?.id === id) this.#answered(raw)
     else {
@@ -138,32 +140,53 @@ export class Post implements HttpCallOptions {
     else this.fail(outcome)
   }
 
+  /** The rest of a stream was asked for in vain. The call itself had been sent, whatever became of the question. */
+  #losesRest(end: HttpEnd): void {
+    const { server, supervised } = this.asked
+    const why = end.kind === 'failed' ? end.reason : `it answered HTTP ${end.status}`
+    const code = end.kind === 'failed' ? 'upstream_broke' : 'upstream_garbage'
+    const error = httpFailure(
+      server,
+      code,
+      `its stream ended without the answer, and could not be resumed: ${why}`,
+      true
+    )
+    if (end.kind === 'failed' && supervised) setTimeout(() => this.fail(error), obituaryMs)
+    else this.fail(error)
+  }
+
   /**
    * A server of 2025 may close the stream before the answer and be asked for the rest with the last event's id
    * (2025-11-25, Streamable HTTP: Resumability). The call's own deadline goes on.
    */
   #resumes(end: HttpEnd): boolean {
-    const { session, leg, owner, supervised } = this.asked
+    const { resumable, leg, owner, supervised } = this.asked
     const lastEvent = this.#lastEvent
     const broken = end.kind === 'failed' ? end.dispatched && !supervised : end.status === 200
-    if (session === undefined || lastEvent === undefined || !broken || this.#attempts++ >= resume.attempts) return false
-    const waitMs = this.#returns++ < resume.asAsked ? this.#retryMs : Math.max(this.#retryMs, resume.afterMs)
-    leg.onPause?.(waitMs)
+    if (!resumable || lastEvent === undefined || !broken || this.#attempts++ >= resume.attempts) return false
+    leg.onPause?.(this.#retryMs)
     const timer = setTimeout(() => {
       if (this.#settled || !this.#pool) return
+      const headers = owner.resuming(this, lastEvent)
+      // Another session knows nothing of this stream.
+      if (!headers) return this.#lose(end)
+      this.isResumed = true
+      const begun = performance.now()
       this.#call = httpCall(this.#pool, {
         method: 'GET',
         path: this.path,
-        headers: owner.resuming(lastEvent),
+        headers,
         maxBytes: this.maxBytes,
         onRetry: ms => this.onRetry(ms),
         onEvent: (data, event) => this.onEvent(data, event),
         onEnd: after => {
-          if (after.kind === 'complete' && after.status === 200) this.onEnd(after)
-          else if (!this.#settled) this.#lose(end)
+          if (performance.now() - begun > resume.patientMs) this.#attempts = 0
+          if (this.#settled || this.#resumes(after)) return
+          if (after.kind === 'complete' && after.status === 200) this.#lose(after)
+          else this.#losesRest(after)
         }
       })
-    }, waitMs)
+    }, this.#retryMs)
     timer.unref()
     return true
   }

@@ -7,14 +7,13 @@ import { reasonOf, SwitchboardError } from '../errors.js'
 import type { Json } from '../wire/json-rpc.js'
 import { listRows, type ListKind } from '../wire/lists.js'
 import type { GatewayIdentity, Link } from './link.js'
-import { fetchList, type FetchedList } from './pages.js'
+import { fetchList, type FetchedList, type ListLimits } from './pages.js'
 import { backoffMs } from './supervisor.js'
 
 export interface KeptListOptions {
   readonly kind: ListKind
   readonly identity: GatewayIdentity
-  /** Deadline for all pages of one fetch, in milliseconds. */
-  readonly timeoutMs: number
+  readonly limits: ListLimits
   /** The list as it was last known, from an earlier run. */
   readonly cached?: readonly Json[]
   /** A complete list has arrived; `changed` if it differs from the one before. */
@@ -43,7 +42,7 @@ export class KeptList {
   #timer: NodeJS.Timeout | undefined
   #due = 0
   #lastFetch = -Infinity
-  #lastUse = Date.now()
+  #lastUse = performance.now()
   #ttlMs: number | undefined
   /** The server on the link has such a list at all. */
   #offered = true
@@ -63,12 +62,12 @@ export class KeptList {
   get freshMs(): number {
     if (!this.#link) return believable.minMs
     if (!this.#offered) return Infinity
-    return Math.max(this.#due - Date.now(), believable.minMs)
+    return Math.max(this.#due - performance.now(), believable.minMs)
   }
 
   /** Somebody has read the list: one whose polling had paused is fetched again. */
   used(): void {
-    const now = Date.now()
+    const now = performance.now()
     const paused = now - this.#lastUse > poll.whileUsedMs
     this.#lastUse = now
     if (paused && this.#link && now > this.#lastFetch + poll.everyMs) this.#schedule(refetch.afterMs)
@@ -95,18 +94,18 @@ export class KeptList {
 
   /** The list may have changed: it is fetched soon. */
   doubtful(): void {
-    const soon = Math.max(Date.now() + refetch.afterMs, this.#lastFetch + refetch.everyMs)
+    const soon = Math.max(performance.now() + refetch.afterMs, this.#lastFetch + refetch.everyMs)
     // An earlier fetch that is due already sees this change too; putting it off would let a storm of changes starve it.
-    if (this.#link && (this.#due <= Date.now() || soon < this.#due)) this.#schedule(refetch.afterMs)
+    if (this.#link && (this.#due <= performance.now() || soon < this.#due)) this.#schedule(refetch.afterMs)
   }
 
   async #fetch(link: Link): Promise<void> {
-    this.#lastFetch = Date.now()
-    const { kind, identity, timeoutMs, onFetched, onProblem } = this.#options
+    this.#lastFetch = performance.now()
+    const { kind, identity, limits, onFetched, onProblem } = this.#options
     const { method, member, identity: name, change } = listRows[kind]
     try {
       const declared = change in link.info.capabilities
-      const fetched = declared ? await fetchList(link, method, member, identity, timeoutMs) : undefined
+      const fetched = declared ? await fetchList(link, method, member, identity, limits) : undefined
       if (this.#link !== link) return
       // Many servers that declare resources know no templates, and say so by not knowing the method.
       this.#offered = fetched !== undefined && !(fetched.unknown && kind === 'templates')
@@ -138,13 +137,13 @@ export class KeptList {
 
   #schedule(ms: number): void {
     clearTimeout(this.#timer)
-    const now = Date.now()
+    const now = performance.now()
     this.#due = now + Math.max(ms, this.#lastFetch + refetch.everyMs - now)
     this.#timer = setTimeout(() => {
       const link = this.#link
       if (!link) return
       // Nobody has read it for a while: the next reader gets it as it is, and causes a fetch.
-      if (Date.now() - this.#lastUse > poll.whileUsedMs) this.#schedule(poll.everyMs)
+      if (performance.now() - this.#lastUse > poll.whileUsedMs) this.#schedule(poll.everyMs)
       else void this.#fetch(link)
     }, this.#due - now)
     this.#timer.unref()

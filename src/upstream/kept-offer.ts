@@ -6,13 +6,13 @@ import type { Json, RpcNotification } from '../wire/json-rpc.js'
 import { listKinds, listRows, type ListKind, type Offer } from '../wire/lists.js'
 import { KeptList } from './kept-list.js'
 import type { GatewayIdentity, Link } from './link.js'
+import type { ListLimits } from './pages.js'
 import { Standing, type OnUpdated } from './standing.js'
 
 export interface KeptOfferOptions {
   readonly server: string
   readonly identity: GatewayIdentity
-  /** Deadline for all pages of one list, in milliseconds. */
-  readonly timeoutMs: number
+  readonly limits: ListLimits
   /** What was last known, from an earlier run. */
   readonly cached?: Offer
   /** A complete list has arrived; `changed` if the offer differs from the one before. */
@@ -38,6 +38,7 @@ export class KeptOffer {
     this.#offer = cached
     this.#standing = new Standing({
       ...options,
+      timeoutMs: options.limits.timeoutMs,
       onChanged: change => {
         for (const kind of listKinds) if (listRows[kind].change === change) this.#lists[kind].doubtful()
       }
@@ -46,7 +47,7 @@ export class KeptOffer {
       new KeptList({
         kind,
         identity: options.identity,
-        timeoutMs: options.timeoutMs,
+        limits: options.limits,
         ...(cached[kind] && { cached: cached[kind] }),
         onFetched: changed => this.#fetched(kind, changed),
         onGone,

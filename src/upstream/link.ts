@@ -41,8 +41,33 @@ export interface LinkEvents {
   onRenewed?(): void
 }
 
+/** What a server may cost on its link, in bytes. */
+export interface LinkLimits {
+  /** Of one message it sends. */
+  readonly messageBytes: number
+  /** Of what waits for it because it does not read. */
+  readonly stdinBytes: number
+}
+
 /** How the gateway names itself to upstreams. */
 export interface GatewayIdentity {
   readonly name: string
   readonly version: string
+}
+
+/** Whose requests a link has carried: as long as it is one key's, nothing on it can belong to another. */
+export class Principals {
+  #first: string | undefined
+  #several = false
+
+  /** @param principal undefined for the gateway's own requests. */
+  note(principal: string | undefined): void {
+    if (principal === undefined || principal === this.#first) return
+    if (this.#first === undefined) this.#first = principal
+    else this.#several = true
+  }
+
+  get areOne(): boolean {
+    return !this.#several
+  }
 }

@@ -1,7 +1,7 @@
 /** Opens the conversation on a fresh link: `initialize` for legacy servers, `server/discover` for modern ones. */
 import { SwitchboardError } from '../errors.js'
 import { Cancellation } from '../wire/cancellation.js'
-import { isLegacyVersion, legacyVersions, modernVersion, type Era } from '../wire/era.js'
+import { isLegacyVersion, legacyVersions, modernVersion, withoutTasks, type Era } from '../wire/era.js'
 import { isObject, type Answer, type Json } from '../wire/json-rpc.js'
 import type { ClientFacts } from '../wire/leg.js'
 import type { GatewayIdentity, Link, LinkInfo } from './link.js'
@@ -100,11 +100,12 @@ export async function discover(link: Negotiable, identity: GatewayIdentity, ms: 
 const modernErrors: ReadonlySet<number> = new Set([-32020, -32021, -32022])
 
 function infoOf(era: LinkInfo['era'], version: string, result: Json): LinkInfo {
-  const { capabilities, serverInfo, instructions } = result
+  const { capabilities: declared, serverInfo, instructions } = result
+  const capabilities = isObject(declared) ? declared : {}
   return {
     era,
     version,
-    capabilities: isObject(capabilities) ? capabilities : {},
+    capabilities: era === 'legacy' ? withoutTasks(capabilities) : capabilities,
     serverInfo: isObject(serverInfo) ? serverInfo : {},
     ...(typeof instructions === 'string' && { instructions })
   }

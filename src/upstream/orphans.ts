@@ -126,10 +126,10 @@ export function createOrphans({ store, log, proc }: OrphansOptions): Orphans {
   /** Signals what `find` finds until it finds nothing, and tells what that was. */
   async function endAll<T extends ProcessEntry>(find: () => Promise<T[]>, ms: number): Promise<T[]> {
     const seen = new Map<string, T>()
-    const deadline = Date.now() + ms
+    const deadline = performance.now() + ms
     for (let pause = lookMs.first; ; pause = Math.min(pause * 2, lookMs.most)) {
       const found = (await find()).filter(({ pid }) => pid !== process.pid)
-      const late = Date.now() - deadline
+      const late = performance.now() - deadline
       if (found.length === 0 || late > killMs) return [...seen.values()]
       for (const entry of found) {
         const name = `${entry.pid} ${entry.started}`

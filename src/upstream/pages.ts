@@ -15,11 +15,14 @@ export interface FetchedList {
   readonly unknown?: string
 }
 
-const maxPages = 100
-const maxItems = 10_000
+export interface ListLimits {
+  /** Deadline for all pages together, in milliseconds. */
+  readonly timeoutMs: number
+  readonly listItems: number
+  readonly listPages: number
+}
 
 /**
- * @param ms deadline for all pages together, in milliseconds.
  * @throws SwitchboardError when a page cannot be had: a list is replaced by a whole one or not at all.
  */
 export async function fetchList(
@@ -27,16 +30,22 @@ export async function fetchList(
   method: string,
   member: string,
   identity: GatewayIdentity,
-  ms: number
+  { timeoutMs, ...most }: ListLimits
 ): Promise<FetchedList> {
   const items: Json[] = []
   const seen = new Set<string>()
-  const deadline = Date.now() + ms
+  const deadline = performance.now() + timeoutMs
   let ttlMs: number | undefined
   let cursor: string | undefined
   for (let page = 1; ; page++) {
     const params = cursor === undefined ? {} : { cursor }
-    const answer = await ask(link, method, params, ownFacts(identity), Math.max(deadline - Date.now(), 1))
+    const answer = await ask(
+      link,
+      method,
+      params,
+      ownFacts(identity),
+      Math.max(Math.round(deadline - performance.now()), 1)
+    )
     if (!answer.result) {
       const { code, message } = answer.error ?? { code: undefined, message: 'nothing usable' }
       const said = `it answered ${method} with an error: ${message.slice(0, 300)}${code === undefined ? '' : ` (${code})`}`
@@ -48,9 +57,9 @@ export async function fetchList(
       throw new SwitchboardError('upstream_garbage', `it answered ${method} without "${member}"`)
     items.push(...list.filter(isObject))
     if (typeof ttl === 'number') ttlMs = Math.min(ttlMs ?? Infinity, ttl)
-    const cut = stopReason(items.length, page, nextCursor, seen)
+    const cut = stopReason(most, items.length, page, nextCursor, seen)
     if (cut !== undefined || typeof nextCursor !== 'string') {
-      if (items.length > maxItems) items.length = maxItems
+      if (items.length > most.listItems) items.length = most.listItems
       return { items, ...(ttlMs !== undefined && { ttlMs }), ...(cut !== undefined && { cut }) }
     }
     seen.add(nextCursor)
@@ -58,10 +67,16 @@ export async function fetchList(
   }
 }
 
-function stopReason(count: number, page: number, next: unknown, seen: ReadonlySet<string>): string | undefined {
-  if (count > maxItems) return `it lists more than ${maxItems} items; the rest is left out`
+function stopReason(
+  { listItems, listPages }: Omit<ListLimits, 'timeoutMs'>,
+  count: number,
+  page: number,
+  next: unknown,
+  seen: ReadonlySet<string>
+): string | undefined {
+  if (count > listItems) return `it lists more than ${listItems} items; the rest is left out`
   if (typeof next !== 'string') return undefined
   if (seen.has(next)) return 'it repeats a page cursor; what follows is left out'
-  if (page >= maxPages) return `it has more than ${maxPages} pages; the rest is left out`
+  if (page >= listPages) return `it has more than ${listPages} pages; the rest is left out`
   return undefined
 }

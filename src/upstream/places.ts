@@ -1,10 +1,39 @@
 /**
  * How many requests one upstream works on at a time, and how many may wait for it, for how long. Whoever gives up waiting
- * makes room at once.
+ * makes room at once. No key has more than half of the waiting places, and keys take turns: the first call of one that waits
+ * comes before the second of any other.
  */
 import PQueue from 'p-queue'
 import { SwitchboardError } from '../errors.js'
 import type { Cancellation } from '../wire/cancellation.js'
+
+/** How many of a bounded number of places each key has. No key may have more than half, so there are some for the others. */
+export class Shares {
+  readonly #most: number
+  readonly #taken = new Map<string, number>()
+
+  constructor(places: number) {
+    this.#most = Math.ceil(places / 2)
+  }
+
+  of(key: string): number {
+    return this.#taken.get(key) ?? 0
+  }
+
+  /** Takes one more, if the key may have it. */
+  take(key: string): boolean {
+    const own = this.of(key)
+    if (own >= this.#most) return false
+    this.#taken.set(key, own + 1)
+    return true
+  }
+
+  giveBack(key: string): void {
+    const own = this.of(key) - 1
+    if (own > 0) this.#taken.set(key, own)
+    else this.#taken.delete(key)
+  }
+}
 
 export interface PlacesOptions {
   readonly server: string
@@ -19,11 +48,13 @@ export class Places {
   readonly #options: PlacesOptions
   /** Those who had to wait; who finds a place free is only counted. */
   readonly #queue: PQueue
+  readonly #shares: Shares
   #direct = 0
 
   constructor(options: PlacesOptions) {
     this.#options = options
     this.#queue = new PQueue({ concurrency: options.concurrency })
+    this.#shares = new Shares(options.queue)
   }
 
   get running(): number {
@@ -47,16 +78,25 @@ export class Places {
   }
 
   /**
-   * Runs `task` when a place is free, after those who wait already.
-   * @throws SwitchboardError `upstream_overloaded` when too many wait already, or when waiting took too long; the reason
+   * Runs `task` when a place is free and it is the key's turn.
+   * @throws SwitchboardError `upstream_overloaded` when too many wait already, of all keys or of this one, or when waiting took too long; the reason
    * of the cancellation when that came first.
    */
-  async wait<T>(cancellation: Cancellation, task: () => Promise<T>): Promise<T> {
+  async wait<T>(key: string, cancellation: Cancellation, task: () => Promise<T>): Promise<T> {
     const { queue: most, queueTimeout, concurrency } = this.#options
     if (this.#queue.size >= most)
       throw this.#overloaded(`${concurrency} calls are running and ${most} are waiting already`)
 
+    const before = this.#shares.of(key)
+    if (!this.#shares.take(key))
+      throw this.#overloaded(`${before} calls of this key are waiting already, and no key may have more`)
+
     this.#share()
+    let waits = true
+    const waited = () => {
+      if (waits) this.#shares.giveBack(key)
+      waits = false
+    }
     const waiting = new AbortController()
     const release = cancellation.onCancel(reason => waiting.abort(reason))
     const timer = setTimeout(
@@ -65,12 +105,14 @@ export class Places {
     )
     const turn = () => {
       clearTimeout(timer)
+      waited()
       return task()
     }
     try {
-      return await this.#queue.add(turn, { signal: waiting.signal })
+      return await this.#queue.add(turn, { signal: waiting.signal, priority: -before })
     } finally {
       clearTimeout(timer)
+      waited()
       release()
     }
   }

@@ -153,9 +153,9 @@ export function startChild(options: ChildOptions): Child {
 async function endGroup(child: ChildProcess, exited: Promise<void>, termMs: number, orphans?: Orphans): Promise<void> {
   const { pid } = child
   if (pid === undefined || !signalGroup(child, 'SIGTERM')) return
-  const deadline = Date.now() + termMs
+  const deadline = performance.now() + termMs
   await within(exited, termMs)
-  for (let pause = 10; Date.now() < deadline && signalGroup(child, 0); pause = Math.min(pause * 2, 200)) {
+  for (let pause = 10; performance.now() < deadline && signalGroup(child, 0); pause = Math.min(pause * 2, 200)) {
     if (orphans && !(await orphans.inhabited(pid))) return
     await sleep(pause)
   }

@@ -16,13 +16,13 @@ export interface SseOptions {
   readonly headers: Readonly<Record<string, string>>
   /** For the connection and for the `endpoint` event that must come first. */
   readonly connectTimeoutMs: number
+  /** Longest message it may send. */
+  readonly messageBytes: number
 }
-
-const maxMessage = 32 * 1024 * 1024
 
 /** Opens the stream; the caller negotiates. @throws SwitchboardError with the reason when there is no such stream. */
 export function openSse(
-  { server, url, headers, connectTimeoutMs }: SseOptions,
+  { server, url, headers, connectTimeoutMs, messageBytes }: SseOptions,
   events: LinkEvents
 ): Promise<ChannelLink> {
   const { origin, pathname, search, href } = new URL(url)
@@ -96,15 +96,17 @@ export function openSse(
       method: 'GET',
       path: pathname + search,
       headers: { ...headers, accept: 'text/event-stream' },
-      maxBytes: maxMessage,
+      maxBytes: messageBytes,
       onEvent: (data, { name }) => {
         if (name === 'endpoint') {
           const target = parseUrl(data, href)
           // The stream must not be able to send our messages, and the configured headers with them, elsewhere.
           if (target?.origin !== origin) {
             const reason = 'its event stream names an address on another host'
-            if (endpoint !== undefined) return link.lost(reason, 'upstream_broke')
-            return refuse(new SwitchboardError('upstream_garbage', reason))
+            if (endpoint === undefined) return refuse(new SwitchboardError('upstream_garbage', reason))
+            // Nothing more is heard of it, so nobody may go on waiting.
+            stream?.abort()
+            return link.lost(reason, 'upstream_broke')
           }
           const first = endpoint === undefined
           endpoint = target.pathname + target.search

@@ -7,8 +7,8 @@
  */
 import { reasonOf, SwitchboardError } from '../errors.js'
 import { Cancellation } from '../wire/cancellation.js'
-import { tasksExtension } from '../wire/era.js'
-import { isObject, type Json, type RpcNotification } from '../wire/json-rpc.js'
+import { metaKey, tasksExtension } from '../wire/era.js'
+import { isObject, type Json, type RpcError, type RpcNotification } from '../wire/json-rpc.js'
 import { changeFilter, changeKinds, listChanged, type ChangeKind } from '../wire/lists.js'
 import type { GatewayIdentity, Link } from './link.js'
 import { ask, ownFacts } from './negotiate.js'
@@ -25,8 +25,8 @@ export interface StandingOptions {
   readonly onGone: (reason: string) => void
 }
 
-/** Told with the URI that was updated, in the server's own spelling. */
-export type OnUpdated = (uri: string) => void
+/** Told with the params of `notifications/resources/updated`; the URI in them is the server's own. */
+export type OnUpdated = (params: Json & { readonly uri: string }) => void
 
 const filterMember = { resource: 'resourceSubscriptions', task: 'taskIds' } as const
 /** A subscription nobody needs any more is kept for a while: clients come back. */
@@ -97,7 +97,7 @@ export class Standing {
    * @throws SwitchboardError when the server refuses, or does not answer.
    */
   subscribe(uri: string, listener: OnUpdated): Promise<() => void> {
-    return this.#want('resource', uri, params => listener(params.uri as string))
+    return this.#want('resource', uri, params => listener(params as Json & { uri: string }))
   }
 
   /** The same for what becomes of a task: `listener` gets the params of `notifications/tasks`. */
@@ -144,7 +144,7 @@ export class Standing {
   /** A notification that belongs to no request; false when it is none of ours. */
   notified({ method, params = {} }: RpcNotification): boolean {
     if (method === 'notifications/resources/updated') {
-      if (typeof params.uri === 'string') this.#updated(params.uri)
+      if (typeof params.uri === 'string') this.#updated(params.uri, params)
       return true
     }
     if (method === 'notifications/tasks') {
@@ -158,11 +158,11 @@ export class Standing {
   }
 
   /** A server may name a part of what was subscribed to (2025-11-25, Resources: Subscriptions). */
-  #updated(uri: string): void {
+  #updated(uri: string, params: Json): void {
     for (const { topic, name, listeners } of this.#subscriptions.values()) {
       if (topic !== 'resource') continue
       if (uri !== name && !uri.startsWith(name.endsWith('/') ? name : `${name}/`)) continue
-      for (const listener of [...listeners]) listener({ uri })
+      for (const listener of [...listeners]) listener(params)
     }
   }
 
@@ -207,11 +207,12 @@ export class Standing {
   async #request(link: Link, method: string, params: Json): Promise<void> {
     const { identity, timeoutMs } = this.#options
     const { error } = await ask(link, method, params, ownFacts(identity), timeoutMs)
-    if (error) throw this.#refusal(`it refused ${method}: ${error.message.slice(0, 300)} (${error.code})`)
+    if (error) throw this.#refusal(`it refused ${method}: ${error.message.slice(0, 300)} (${error.code})`, error)
   }
 
-  #refusal(reason: string): SwitchboardError {
-    return new SwitchboardError('upstream_refused', reason, { server: this.#options.server, dispatched: true })
+  #refusal(reason: string, answer?: RpcError): SwitchboardError {
+    const { server } = this.#options
+    return new SwitchboardError('upstream_refused', reason, { server, dispatched: true, ...(answer && { answer }) })
   }
 
   #sendLevel(): void {
@@ -264,7 +265,7 @@ export class Standing {
             wantsProgress: false,
             onNotification: notification => {
               if (notification.method !== 'notifications/subscriptions/acknowledged')
-                return void this.notified(notification)
+                return void this.notified(unsubscribed(notification))
               clearTimeout(late)
               const honoured = notification.params?.notifications
               resolve(isObject(honoured) ? honoured : {})
@@ -301,4 +302,13 @@ export class Standing {
 function declares({ info: { capabilities } }: Link, change: ChangeKind): boolean {
   const declared = capabilities[change]
   return isObject(declared) && declared.listChanged === true
+}
+
+/** The same without the id of our subscription, which means nothing to anybody else. */
+function unsubscribed(notification: RpcNotification): RpcNotification {
+  const { params } = notification
+  if (!isObject(params?._meta)) return notification
+  const { [metaKey.subscriptionId]: _ours, ...meta } = params._meta
+  const { _meta, ...rest } = params
+  return { ...notification, params: Object.keys(meta).length > 0 ? { ...rest, _meta: meta } : rest }
 }

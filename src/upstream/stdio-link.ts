@@ -2,19 +2,16 @@
 import { SwitchboardError } from '../errors.js'
 import type { Era } from '../wire/era.js'
 import { createLineSplitter } from '../wire/framing.js'
-import { nestsTooDeep, tooDeep } from '../wire/json-bytes.js'
+import { nestsTooDeep, sizeText, tooDeep } from '../wire/json-bytes.js'
 import { readResult } from '../wire/json-rpc.js'
 import { ChannelLink } from './channel-link.js'
-import type { LinkEvents } from './link.js'
+import type { LinkEvents, LinkLimits } from './link.js'
 import { createNoiseBudget } from './noise.js'
 import { startChild, type Child, type ChildOptions } from './process.js'
 
-/** A child that does not read its stdin must not cost the gateway's memory. */
-const maxBacklog = 8 * 1024 * 1024
-const maxMessage = 32 * 1024 * 1024
-
 export interface StdioOptions extends Omit<ChildOptions, 'speaks' | 'onStdout' | 'onExit'> {
   readonly era: Era
+  readonly limits: LinkLimits
   /** A line on stdout that is no message: counted and logged by the owner. Too many of them end the link. */
   readonly onNoise?: (bytes: number) => void
 }
@@ -26,7 +23,7 @@ export interface StdioLink {
 
 /** Starts the process and wires its streams; the caller negotiates. Failure to start arrives through `events.onLost`. */
 export function openStdio(options: StdioOptions, events: LinkEvents): StdioLink {
-  const { server, era } = options
+  const { server, era, limits } = options
   const budget = createNoiseBudget()
   let heard = true
   /** The server is beyond use: its calls are answered, its owner ends it and starts it again. */
@@ -40,7 +37,7 @@ export function openStdio(options: StdioOptions, events: LinkEvents): StdioLink 
     if (reason !== undefined && heard) giveUp(reason)
   }
   const splitter = createLineSplitter({
-    maxBytes: maxMessage,
+    maxBytes: limits.messageBytes,
     onLine: line => {
       if (!heard) return
       const text = line.toString()
@@ -52,7 +49,7 @@ export function openStdio(options: StdioOptions, events: LinkEvents): StdioLink 
       spend(1, line.length)
     },
     onBlank: bytes => spend(0, bytes),
-    onOversize: bytes => giveUp(`it sent a message of more than ${Math.floor(bytes / 1024 / 1024)} MiB`)
+    onOversize: () => giveUp(`it sent a message of more than ${sizeText(limits.messageBytes)}`)
   })
   const child = startChild({
     ...options,
@@ -64,10 +61,11 @@ export function openStdio(options: StdioOptions, events: LinkEvents): StdioLink 
     server,
     {
       send(json) {
-        if (child.backlog > 0 && child.backlog + Buffer.byteLength(json) > maxBacklog) {
+        // A child that does not read must not cost the gateway's memory.
+        if (child.backlog > 0 && child.backlog + Buffer.byteLength(json) > limits.stdinBytes) {
           throw new SwitchboardError(
             'upstream_overloaded',
-            'it does not read what is sent to it (more than 8 MiB are waiting)',
+            `it does not read what is sent to it (more than ${sizeText(limits.stdinBytes)} are waiting)`,
             { server, dispatched: false }
           )
         }

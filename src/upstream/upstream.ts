@@ -5,7 +5,7 @@
  *
  * Invariant: `#link` is set as long as a connection stands; at most one attempt to make one runs at a time.
  */
-import type { ServerConfig } from '../config/schema.js'
+import type { LimitsConfig, ServerConfig } from '../config/schema.js'
 import { reasonOf, SwitchboardError } from '../errors.js'
 import type { Log } from '../observe/log.js'
 import { Cancellation } from '../wire/cancellation.js'
@@ -21,12 +21,14 @@ import { Deadlines } from './deadline.js'
 import type { GatewayIdentity, Link, LinkInfo } from './link.js'
 import type { Orphans } from './orphans.js'
 import { createNoiseLog, type NoiseLog } from './noise.js'
-import { Places } from './places.js'
+import type { OnUpdated } from './standing.js'
+import { Places, Shares } from './places.js'
 import { backoffMs, earliestAttempt, healthyMs } from './supervisor.js'
 
 export interface UpstreamOptions {
   readonly config: ServerConfig
   readonly identity: GatewayIdentity
+  readonly limits: UpstreamLimits
   readonly log: Log
   /** What the server was last known to offer, from an earlier run. */
   readonly cached?: Offer
@@ -37,6 +39,9 @@ export interface UpstreamOptions {
   /** A complete list has arrived; `changed` if the offer differs from the one before. */
   readonly onOffer: (changed: boolean) => void
 }
+
+/** As much of the limits as concerns one server. */
+export type UpstreamLimits = Pick<LimitsConfig, 'messageBytes' | 'stdinBytes' | 'listItems' | 'listPages'>
 
 /** `idle`: nothing is wrong, its process is not running and the next call starts it. */
 export type UpstreamState = 'starting' | 'ready' | 'idle' | 'down' | 'stopped'
@@ -74,6 +79,7 @@ export class Upstream {
   readonly #deadlines: Deadlines
   readonly #kept: KeptOffer
   readonly #waiters = new Set<{ resolve: () => void; reject: (error: Error) => void }>()
+  readonly #waiterShares: Shares
   #state: UpstreamState = 'starting'
   #since = Date.now()
   #started = 0
@@ -110,11 +116,12 @@ export class Upstream {
       const message = 'what it writes on stdout is no MCP message and is skipped; a stdio server must log to stderr'
       options.log.warn({ event: 'upstream.noise', server: this.id, lines, bytes, message })
     })
+    this.#waiterShares = new Shares(options.config.queue + options.config.concurrency)
     this.#places = new Places({ server: options.config.id, ...options.config })
     this.#kept = new KeptOffer({
       server: options.config.id,
       identity: options.identity,
-      timeoutMs: options.config.listTimeout * 1000,
+      limits: { ...options.limits, timeoutMs: options.config.listTimeout * 1000 },
       ...(options.cached && { cached: options.cached }),
       onFetched: options.onOffer,
       onGone: reason => this.#lost(reason),
@@ -161,7 +168,7 @@ export class Upstream {
   }
 
   /** Has `listener` told when that resource is updated, over reconnects. @throws SwitchboardError when refused. */
-  subscribe(uri: string, listener: (uri: string) => void): Promise<() => void> {
+  subscribe(uri: string, listener: OnUpdated): Promise<() => void> {
     return this.#inUse(() => this.#kept.subscribe(uri, listener))
   }
 
@@ -195,9 +202,16 @@ export class Upstream {
     return this.#firstAttempt
   }
 
-  /** That attempt, if nothing is known of the server's tools until it has ended; lists wait for it only so long. */
-  get firstList(): Promise<void> | undefined {
-    return this.tools || Date.now() - this.#started > firstListMs ? undefined : this.#firstAttempt
+  /** That attempt, if one of these lists is not known until it has ended; requests wait for it only so long. */
+  firstList(kinds: readonly ListKind[]): Promise<void> | undefined {
+    return kinds.every(kind => this.offer[kind]) || performance.now() - this.#started > firstListMs
+      ? undefined
+      : this.#firstAttempt
+  }
+
+  /** Whether somebody waits for an answer of it. */
+  get busy(): boolean {
+    return this.#places.running + this.#places.waiting + this.#waiters.size > 0
   }
 
   get status(): UpstreamStatus {
@@ -220,9 +234,13 @@ export class Upstream {
     }
   }
 
-  /** Begins to connect, in the background; a lazy server whose tools are known waits for its first call instead. */
-  start(): void {
-    this.#started = Date.now()
+  /**
+   * Begins to connect, in the background; a lazy server whose tools are known waits for its first call instead.
+   * @param after nothing is started before that, not even by a call.
+   */
+  start(after?: Promise<void>): void {
+    this.#started = performance.now()
+    if (after) this.#ending = after
     if (this.config.start === 'lazy' && this.tools) return this.#become('idle', undefined)
     this.#firstAttempt = this.#connect().then(() => {
       this.#firstAttempt = undefined
@@ -238,9 +256,9 @@ export class Upstream {
     const leg = new TimedLeg(this.config, this.#deadlines, asked)
     this.#idle.begin()
     try {
-      if (!this.#link) await this.#linked(leg.cancellation)
+      if (!this.#link) await this.#linked(leg.cancellation, leg.principal)
       if (!this.#places.enter())
-        return await this.#places.wait(leg.cancellation, () => this.#deliver(method, params, leg))
+        return await this.#places.wait(leg.principal ?? '', leg.cancellation, () => this.#deliver(method, params, leg))
       try {
         return await this.#deliver(method, params, leg)
       } finally {
@@ -282,7 +300,7 @@ export class Upstream {
         const absent = error instanceof SwitchboardError && error.code === 'upstream_down'
         if (absent && link && this.#link === link) this.#lost(error.message)
         if (again || !this.#mayRepeat(error, leg)) throw error
-        await this.#linked(leg.cancellation)
+        await this.#linked(leg.cancellation, leg.principal)
       }
     }
   }
@@ -296,27 +314,25 @@ export class Upstream {
   }
 
   /** Waits until there is a link, pulling the next attempt forward. @throws the reason when that attempt fails. */
-  #linked(cancellation: Cancellation): Promise<void> {
+  #linked(cancellation: Cancellation, key = ''): Promise<void> {
     if (this.#link) return Promise.resolve()
     if (this.#state === 'stopped') return Promise.reject(this.#downError())
-    if (this.#waiters.size >= this.config.queue + this.config.concurrency) {
-      return Promise.reject(
-        new SwitchboardError(
-          'upstream_overloaded',
-          `it is starting and ${this.#waiters.size} calls wait for it already`,
-          {
-            server: this.id,
-            dispatched: false,
-            retryAfterMs: 1000
-          }
-        )
-      )
+    if (cancellation.reason) return Promise.reject(cancellation.reason)
+    const isFull = this.#waiters.size >= this.config.queue + this.config.concurrency
+    if (isFull || !this.#waiterShares.take(key)) {
+      const why = isFull
+        ? `it is starting and ${this.#waiters.size} calls wait for it already`
+        : `it is starting and ${this.#waiterShares.of(key)} calls of this key wait for it already, and no key may have more`
+      const facts = { server: this.id, dispatched: false, retryAfterMs: 1000 }
+      return Promise.reject(new SwitchboardError('upstream_overloaded', why, facts))
     }
-    if (!this.#attempt) this.#schedule(earliestAttempt(this.#lastAttempt, this.#crashes, Date.now()) - Date.now())
+    if (!this.#attempt)
+      this.#schedule(earliestAttempt(this.#lastAttempt, this.#crashes, performance.now()) - performance.now())
     return new Promise((resolve, reject) => {
       const waiter = { resolve: () => end(resolve), reject: (error: Error) => end(() => reject(error)) }
       const end = (act: () => void) => {
         this.#waiters.delete(waiter)
+        this.#waiterShares.giveBack(key)
         release()
         act()
       }
@@ -346,16 +362,17 @@ export class Upstream {
 
   async #open(): Promise<void> {
     if (this.#state === 'stopped') return
-    const started = (this.#lastAttempt = Date.now())
+    const started = (this.#lastAttempt = performance.now())
     this.#become('starting', this.#problem)
     try {
-      const { identity, log, orphans } = this.#options
+      const { identity, limits, log, orphans } = this.#options
       await Promise.all([this.#ending, orphans?.reap()])
       if (this.#stopped()) return
       const { config } = this
       const connection = await connect({
         config,
         identity,
+        limits,
         cancellation: this.#attemptEnd,
         ...(this.#verdict && Date.now() - this.#verdict.at < verdictMs && { known: this.#verdict }),
         ...(orphans && { orphans }),
@@ -375,12 +392,12 @@ export class Upstream {
       if (this.#stopped()) return await connection.close()
       this.#connection = connection
       this.#link = connection.link
-      this.#linkedAt = Date.now()
+      this.#linkedAt = performance.now()
       this.#verdict = connection.verdict
       if (this.tools) this.#wake()
       await this.#kept.follow(connection.link)
       if (this.#link !== connection.link) return
-      this.#connectMs = Date.now() - started
+      this.#connectMs = Math.round(performance.now() - started)
       this.#become('ready', this.#listProblem)
       this.#wake()
       this.#idle.arm()
@@ -406,7 +423,7 @@ export class Upstream {
     this.#letGo()
     this.#restarts++
     this.#crashed()
-    if (Date.now() - this.#linkedAt > healthyMs) this.#failures = 0
+    if (performance.now() - this.#linkedAt > healthyMs) this.#failures = 0
     this.#failed(reason)
   }
 
@@ -446,7 +463,7 @@ export class Upstream {
   }
 
   #crashed(): void {
-    this.#crashes = [...this.#crashes, Date.now()].slice(-10)
+    this.#crashes = [...this.#crashes, performance.now()].slice(-10)
   }
 
   #failed(reason: string): void {

@@ -8,6 +8,7 @@
 import type { Json, RpcError, RpcRequest } from './json-rpc.js'
 import { isObject } from './json-rpc.js'
 import type { ClientFacts } from './leg.js'
+import { isLogLevel } from './log-level.js'
 
 export type Era = 'legacy' | 'modern'
 
@@ -113,7 +114,7 @@ export function classifyEra(
     client: {
       capabilities,
       ...(clientInfo !== undefined && { clientInfo }),
-      ...(typeof logLevel === 'string' && { logLevel })
+      ...(isLogLevel(logLevel) && { logLevel })
     }
   }
 }
@@ -185,6 +186,14 @@ export function adjustResult(result: Json, from: Era, to: Era): Json {
 
 export const tasksExtension = 'io.modelcontextprotocol/tasks'
 
+/** Capabilities of a side that speaks 2025: what it says of tasks is not the extension, which needs the envelope. */
+export function withoutTasks(capabilities: Json): Json {
+  const { extensions, ...rest } = capabilities
+  if (!isObject(extensions) || !Object.hasOwn(extensions, tasksExtension)) return capabilities
+  const { [tasksExtension]: _tasks, ...others } = extensions
+  return Object.keys(others).length > 0 ? { ...rest, extensions: others } : rest
+}
+
 /**
  * Whether this client can make sense of a result of that type. `complete` always; `task` if it declared the extension;
  * anything else if client and upstream share one.
@@ -193,9 +202,9 @@ export function understandsResult(result: Json, client: Json, upstream: Json): b
   const { resultType } = result
   if (resultType === undefined || resultType === 'complete') return true
   const declared = isObject(client.extensions) ? client.extensions : {}
-  if (resultType === 'task') return Object.hasOwn(declared, tasksExtension)
-  if (resultType === 'input_required') return false
   const spoken = isObject(upstream.extensions) ? upstream.extensions : {}
+  if (resultType === 'task') return [declared, spoken].every(side => Object.hasOwn(side, tasksExtension))
+  if (resultType === 'input_required') return false
   return Object.keys(declared).some(name => Object.hasOwn(spoken, name))
 }
 

@@ -89,3 +89,9 @@ function endOfString(bytes: Buffer, start: number): number {
     from = end + 1
   }
 }
+
+/** A number of bytes for people: whole MiB where it is that, else KiB. */
+export function sizeText(bytes: number): string {
+  const mib = bytes / 1024 / 1024
+  return Number.isInteger(mib) ? `${mib} MiB` : `${Math.floor(bytes / 1024)} KiB`
+}

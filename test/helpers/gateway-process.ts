@@ -31,24 +31,35 @@ export interface RunOptions {
   readonly env?: Readonly<Record<string, string>>
   /** @default the repository */
   readonly cwd?: string
+  /** Where its stderr goes instead of into `stderr()`: a descriptor. */
+  readonly stderrTo?: number
+  /** The most files and sockets it may have open. */
+  readonly descriptors?: number
 }
 
 /** Starts `switchboard …`. */
-export function startSwitchboard(args: readonly string[], { env, cwd = repository }: RunOptions = {}): Run {
-  const child = spawn(process.execPath, [cli, ...args], {
+export function startSwitchboard(
+  args: readonly string[],
+  { env, cwd = repository, stderrTo, descriptors }: RunOptions = {}
+): Run {
+  const command = [process.execPath, cli, ...args]
+  const limited = ['sh', '-c', `ulimit -n ${descriptors}; exec "$@"`, 'sh', ...command]
+  const [program = '', ...words] = descriptors === undefined ? command : limited
+  const child = spawn(program, words, {
     cwd,
     env: { ...inherited(), ...env },
-    stdio: ['ignore', 'pipe', 'pipe']
+    stdio: ['ignore', 'pipe', stderrTo ?? 'pipe']
   })
+  const outputs = [child.stdout, child.stderr].filter(stream => stream !== null)
   let [stdout, stderr] = ['', '']
-  child.stdout.setEncoding('utf8').on('data', (text: string) => (stdout += text))
-  child.stderr.setEncoding('utf8').on('data', (text: string) => (stderr += text))
+  child.stdout?.setEncoding('utf8').on('data', (text: string) => (stdout += text))
+  child.stderr?.setEncoding('utf8').on('data', (text: string) => (stderr += text))
   const last = () => void child.kill('SIGKILL')
   process.once('exit', last)
   // `exit`, not `close`: a server left behind would hold the pipes. What was in them is read first.
   const exited = once(child, 'exit').then(async ([code, signal]): Promise<Exit> => {
     process.off('exit', last)
-    const ends = [child.stdout, child.stderr].filter(stream => !stream.closed).map(stream => once(stream, 'close'))
+    const ends = outputs.filter(stream => !stream.closed).map(stream => once(stream, 'close'))
     await Promise.race([Promise.all(ends), sleep(500)])
     return { code: code as Exit['code'], signal: signal as Exit['signal'] }
   })

@@ -3,7 +3,7 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseConfig } from '../../src/config/load.js'
-import { startGateway, type Gateway } from '../../src/gateway.js'
+import { startGateway, type Gateway, type GatewayOptions } from '../../src/gateway.js'
 import { createLog } from '../../src/observe/log.js'
 import { openState } from '../../src/state.js'
 
@@ -31,10 +31,15 @@ export interface TestGatewayOptions {
   readonly env?: Record<string, string>
   /** An existing state directory, left in place by `close`. */
   readonly stateDir?: string
+  /** Other times than a gateway has. */
+  readonly pace?: GatewayOptions['pace']
 }
 
 /** @param yaml servers.yaml; `listen` is set to a free port on loopback unless the text has one. */
-export async function startTestGateway(yaml: string, { env, stateDir }: TestGatewayOptions = {}): Promise<TestGateway> {
+export async function startTestGateway(
+  yaml: string,
+  { env, stateDir, pace }: TestGatewayOptions = {}
+): Promise<TestGateway> {
   const text = /^listen:/m.test(yaml) ? yaml : `listen: { port: 0 }\n${yaml}`
   const dir = stateDir ?? mkdtempSync(join(tmpdir(), 'switchboard-test-'))
   const { config, findings } = parseConfig({
@@ -46,7 +51,12 @@ export async function startTestGateway(yaml: string, { env, stateDir }: TestGate
   if (!config) throw new Error(findings.map(finding => finding.message).join('\n'))
   const lines: Record<string, unknown>[] = []
   const log = createLog('debug', { write: line => lines.push(JSON.parse(line) as Record<string, unknown>) })
-  const gateway = await startGateway({ config, state: openState({ path: join(dir, 'state') }), log })
+  const gateway = await startGateway({
+    config,
+    state: openState({ path: join(dir, 'state') }),
+    log,
+    ...(pace && { pace })
+  })
   return {
     gateway,
     url: gateway.url,

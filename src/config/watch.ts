@@ -1,0 +1,56 @@
+/**
+ * Notices that a file may have changed, however that was done: written in place, replaced by an editor, swapped as a
+ * symbolic link by Kubernetes, or changed behind a mount that tells nobody.
+ */
+import { statSync, watch, type FSWatcher } from 'node:fs'
+import { dirname } from 'node:path'
+
+export interface WatchOptions {
+  /** A change is told when nothing more happened for so long. @default 200 */
+  readonly quietMs?: number
+  /** How often the file is looked at besides. @default 2000 */
+  readonly pollMs?: number
+}
+
+/** Calls `onChange` after each change, and perhaps without one. @returns what ends it. */
+export function watchFile(file: string, onChange: () => void, options: WatchOptions = {}): () => void {
+  const { quietMs = 200, pollMs = 2000 } = options
+  let quiet: NodeJS.Timeout | undefined
+  let seen = stampOf(file)
+  const soon = () => {
+    clearTimeout(quiet)
+    quiet = setTimeout(onChange, quietMs)
+    quiet.unref()
+  }
+  const look = () => {
+    const now = stampOf(file)
+    if (now === seen) return
+    seen = now
+    soon()
+  }
+  let watcher: FSWatcher | undefined
+  try {
+    // The folder and not the file: what replaces a file is another one.
+    watcher = watch(dirname(file), { persistent: false }, look)
+    watcher.on('error', () => watcher?.close())
+  } catch {
+    // Some file systems cannot be watched; then looking has to do.
+  }
+  const poll = setInterval(look, pollMs)
+  poll.unref()
+  return () => {
+    watcher?.close()
+    clearInterval(poll)
+    clearTimeout(quiet)
+  }
+}
+
+/** What is another when the file is. */
+function stampOf(file: string): string {
+  try {
+    const { mtimeMs, size, ino } = statSync(file)
+    return `${mtimeMs} ${size} ${ino}`
+  } catch {
+    return 'missing'
+  }
+}

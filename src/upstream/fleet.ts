@@ -1,0 +1,118 @@
+/**
+ * All upstream servers, changed by difference: what a new configuration leaves alone keeps its link and its process, what
+ * it changes is started anew beside the old one, which ends when its last call is answered. Calls go to the new one at once.
+ */
+import type { ServerConfig } from '../config/schema.js'
+import type { Upstream } from './upstream.js'
+
+export interface Member {
+  readonly config: ServerConfig
+  readonly upstream: Upstream
+}
+
+export interface FleetOptions {
+  /**
+   * Makes a server that is not started yet.
+   * @param before the one it replaces, if that is the same server with other settings.
+   */
+  readonly make: (config: ServerConfig, before: Upstream | undefined) => Upstream
+  /** How long calls of a server that is replaced or removed may take to end, in milliseconds. */
+  readonly drainMs: number
+}
+
+export interface FleetChange {
+  readonly started: readonly string[]
+  readonly restarted: readonly string[]
+  readonly ended: readonly string[]
+}
+
+export class Fleet {
+  readonly #options: FleetOptions
+  #members: ReadonlyMap<string, Member> = new Map()
+  #upstreams: ReadonlyMap<string, Upstream> = new Map()
+  readonly #retiring = new Set<Promise<void>>()
+  #closing = false
+
+  constructor(options: FleetOptions) {
+    this.#options = options
+  }
+
+  /** By id, in the order of the configuration; another map after every change. */
+  get upstreams(): ReadonlyMap<string, Upstream> {
+    return this.#upstreams
+  }
+
+  get members(): Iterable<Member> {
+    return this.#members.values()
+  }
+
+  /** Whether this is the server that calls go to. */
+  isCurrent(upstream: Upstream): boolean {
+    return this.#upstreams.get(upstream.id) === upstream
+  }
+
+  /** Takes a configuration over. The returned function starts what is new; it must be called once. */
+  apply(configs: readonly ServerConfig[]): { readonly change: FleetChange; readonly start: () => void } {
+    const before = this.#members
+    const members = new Map<string, Member>()
+    const fresh: { upstream: Upstream; after: Promise<void> | undefined }[] = []
+    const change = { started: [] as string[], restarted: [] as string[], ended: [] as string[] }
+    for (const config of configs) {
+      const old = before.get(config.id)
+      if (old && isSameRun(old.config, config)) {
+        members.set(config.id, { config, upstream: old.upstream })
+        continue
+      }
+      const upstream = this.#options.make(config, old && isSameServer(old.config, config) ? old.upstream : undefined)
+      members.set(config.id, { config, upstream })
+      const ended = old && this.#retire(old.upstream)
+      // Two processes cannot serve one address: the new one waits until the old one has left it.
+      const after = old?.config.command !== undefined && old.config.url !== undefined ? ended : undefined
+      fresh.push({ upstream, after })
+      ;(old ? change.restarted : change.started).push(config.id)
+    }
+    for (const [id, { upstream }] of before) {
+      if (members.has(id)) continue
+      change.ended.push(id)
+      void this.#retire(upstream)
+    }
+    this.#members = members
+    this.#upstreams = new Map([...members].map(([id, { upstream }]) => [id, upstream]))
+    return {
+      change,
+      start: () => {
+        for (const { upstream, after } of fresh) upstream.start(after)
+      }
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#closing = true
+    await Promise.all([...this.#upstreams.values()].map(upstream => upstream.close()))
+    await Promise.all(this.#retiring)
+  }
+
+  #retire(upstream: Upstream): Promise<void> {
+    const end = Date.now() + this.#options.drainMs
+    const retired = (async () => {
+      while (upstream.busy && !this.#closing && Date.now() < end) await new Promise(resolve => setTimeout(resolve, 25))
+      await upstream.close()
+    })().finally(() => this.#retiring.delete(retired))
+    this.#retiring.add(retired)
+    return retired
+  }
+}
+
+/** Whether nothing changed but what only the catalog looks at. */
+function isSameRun(a: ServerConfig, b: ServerConfig): boolean {
+  return JSON.stringify(running(a)) === JSON.stringify(running(b))
+}
+
+function running({ aliases, namespace, instructions, resourceClaims, description, ...rest }: ServerConfig): object {
+  return rest
+}
+
+/** Whether what was learnt of one holds for the other. */
+function isSameServer(a: ServerConfig, b: ServerConfig): boolean {
+  return JSON.stringify([a.command, a.args, a.url]) === JSON.stringify([b.command, b.args, b.url])
+}

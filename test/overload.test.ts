@@ -1,0 +1,281 @@
+/**
+ * Too much of anything is refused early, by name, and fairly between keys; what waits has an owner and an end. The ids are
+ * those of the security reference; where the design has other numbers, those hold.
+ */
+import { randomUUID } from 'node:crypto'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { connect } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest'
+import { createAuthFailures, networkOf } from '../src/policy/auth-failures.js'
+import { Places } from '../src/upstream/places.js'
+import { Cancellation } from '../src/wire/cancellation.js'
+import { openLedger } from './fixtures/ledger.mjs'
+import { bearer, modern, openSession, post, send, type Reply } from './helpers/http.js'
+import { openStream, type Stream } from './helpers/matrix.js'
+import { neighbour } from './helpers/neighbour.js'
+import { fixture, secrets, startTestGateway, waitFor, type TestGateway } from './helpers/with-gateway.js'
+
+let folder: string
+beforeAll(() => (folder = mkdtempSync(join(tmpdir(), 'switchboard-overload-'))))
+afterAll(() => rmSync(folder, { recursive: true, force: true }))
+
+const newLedger = () => openLedger(join(folder, `${randomUUID()}.ledger`))
+const raw = (mode: string, options: object = {}) => ({
+  command: process.execPath,
+  args: [fixture('raw-stdio.mjs'), '--mode', mode],
+  era: 'legacy',
+  ...options
+})
+const healthy = raw('normal')
+
+async function start(servers: Record<string, object>, limits: object = {}): Promise<TestGateway> {
+  const gateway = await startTestGateway(`
+servers: ${JSON.stringify(servers)}
+limits: ${JSON.stringify(limits)}
+keys: { admin: { secret: "\${ADMIN}", allow: "*" }, other: { secret: "\${OTHER}", allow: "*" } }
+`)
+  onTestFinished(() => gateway.close())
+  for (const id of Object.keys(servers)) await gateway.until(id)
+  return gateway
+}
+
+const call = (gateway: TestGateway, name: string, args: object = {}, secret = secrets.ADMIN) =>
+  modern(gateway.url, secret, 'tools/call', { name, arguments: args })
+const problemOf = ({ json }: Reply) => json.result?._meta?.['switchboard/error']
+const textOf = ({ json }: Reply): string => json.result.content[0].text
+const statusOf = (gateway: TestGateway, id: string) => gateway.gateway.status().find(status => status.id === id)
+const onlooker = (gateway: TestGateway) =>
+  neighbour(gateway.url, secrets.OTHER, { name: 'healthy__echo', arguments: { message: 'well' } })
+
+async function timed<T>(promise: Promise<T>): Promise<{ value: T; ms: number }> {
+  const begun = performance.now()
+  return { value: await promise, ms: performance.now() - begun }
+}
+
+describe('A9: wrong keys', () => {
+  it('after 20 a minute from one address further ones get 429, and a key that works still gets 200', async () => {
+    const gateway = await start({ healthy })
+    const by = onlooker(gateway)
+    const wrong = (secret: string) => post(`${gateway.url}/mcp`, {}, bearer(secret))
+    for (let i = 0; i < 20; i++) expect((await wrong(`wrong-${i}`)).status).toBe(401)
+    for (const door of ['/mcp', '/sse', '/tools', '/metrics']) {
+      const refused = await send('GET', gateway.url + door, bearer('wrong'))
+      expect([door, refused.status, refused.json.error.code]).toEqual([door, 429, -31429])
+      expect(Number(refused.headers['retry-after'])).toBeGreaterThan(30)
+      expect(Number(refused.headers['retry-after'])).toBeLessThanOrEqual(60)
+    }
+    expect((await wrong('wrong')).status).toBe(429)
+    expect(textOf(await call(gateway, 'healthy__echo', { message: 'in' }))).toBe('in')
+    // A key that is missing is no guess.
+    expect((await post(`${gateway.url}/mcp`, {})).status).toBe(401)
+    expect(gateway.logged('auth.invalid')).toMatchObject([{ remote: '127.0.0.1', count: 1 }])
+    const { errors } = await by.leave()
+    expect(errors).toEqual([])
+    await gateway.close()
+    expect(gateway.logged('auth.invalid').map(({ count }) => count)).toEqual([1, 24])
+  })
+
+  it('are counted minute by minute and told every ten seconds, by address', () => {
+    let now = 0
+    const told: string[] = []
+    const failures = createAuthFailures({ perMinute: 3, now: () => now })
+    const fail = (address: string) =>
+      failures.count('invalid', address, count => told.push(`${now / 1000}: ${address} ${count}`))
+    expect([1, 2, 3].map(() => fail('10.0.0.1'))).toEqual([undefined, undefined, undefined])
+    expect(fail('10.0.0.1')).toBe(60_000)
+    expect(fail('10.0.0.2')).toBeUndefined()
+    now = 10_000
+    expect(fail('10.0.0.1')).toBe(50_000)
+    now = 59_999
+    expect(fail('10.0.0.1')).toBe(1)
+    now = 60_000
+    expect([1, 2, 3].map(() => fail('10.0.0.1'))).toEqual([undefined, undefined, undefined])
+    expect(fail('10.0.0.1')).toBe(60_000)
+    expect(told).toEqual(['0: 10.0.0.1 1', '0: 10.0.0.2 1', '10: 10.0.0.1 4', '59.999: 10.0.0.1 1'])
+    failures.close()
+    expect(told.slice(4)).toEqual(['60: 10.0.0.1 4'])
+  })
+
+  it('are remembered of a bounded number of addresses, IPv6 by its /64', () => {
+    const failures = createAuthFailures({ perMinute: 1, now: () => 0, maxNetworks: 3 })
+    const fail = (address: string) => failures.count('invalid', address, () => {}) !== undefined
+    expect([fail('10.0.0.1'), fail('10.0.0.2'), fail('10.0.0.3')]).toEqual([false, false, false])
+    expect(fail('10.0.0.1')).toBe(true)
+    expect(fail('10.0.0.4')).toBe(false)
+    // The oldest was forgotten for it.
+    expect(fail('10.0.0.1')).toBe(false)
+    failures.close()
+    expect(networkOf('2001:db8:0:1::5')).toBe(networkOf('2001:db8:0:1:ffff:1:2:3'))
+    expect(networkOf('2001:db8:0:1::5')).not.toBe(networkOf('2001:db8:0:2::5'))
+    expect(['::ffff:10.0.0.1', '::1', 'fe80::1%eth0', '10.0.0.1', undefined].map(networkOf)).toEqual([
+      '10.0.0.1',
+      '0:0:0:0',
+      'fe80:0:0:0',
+      '10.0.0.1',
+      ''
+    ])
+  })
+})
+
+describe('T15: a flood of calls', () => {
+  it('a key has 100 at most, further ones are refused at once with a time to wait, other keys do not notice', async () => {
+    const gateway = await start({ healthy, slow: raw('normal', { concurrency: 200, queue: 400 }) })
+    const by = onlooker(gateway)
+    const session = await openSession(gateway.url, secrets.ADMIN)
+    const ids = Array.from({ length: 100 }, (_, i) => `slow-${i}`)
+    const running = ids.map(id =>
+      session.rpc('tools/call', { name: 'slow__slow', arguments: { ms: 60_000, nonce: id } }, { id })
+    )
+    await waitFor(() => statusOf(gateway, 'slow')?.running === 100, 'all of them to run')
+    const refused = await Promise.all(
+      Array.from({ length: 200 }, () => timed(call(gateway, 'slow__slow', { ms: 60_000, nonce: 'more' })))
+    )
+    for (const { value } of refused) {
+      expect(value.status).toBe(200)
+      expect(value.json.result.isError).toBe(true)
+      expect(problemOf(value)).toMatchObject({ code: -31429, dispatched: false, retryAfterMs: 1000 })
+    }
+    const { value, ms } = await timed(call(gateway, 'slow__echo'))
+    expect(problemOf(value)).toMatchObject({ code: -31429 })
+    console.log(`refused in ${ms.toFixed(0)} ms`)
+    // 50 ms are allowed.
+    expect(ms).toBeLessThan(250)
+    expect(textOf(await call(gateway, 'slow__echo', { message: 'mine' }, secrets.OTHER))).toBe('mine')
+    for (const id of ids) void session.notify('notifications/cancelled', { requestId: id })
+    await Promise.all(running)
+    expect(textOf(await call(gateway, 'slow__echo', { message: 'again' }))).toBe('again')
+    const { errors, calls, p99 } = await by.leave()
+    console.log(`beside it: ${calls} calls, p99 ${p99.toFixed(0)} ms`)
+    expect(errors).toEqual([])
+  })
+})
+
+describe('places of one server', () => {
+  it('a key has half of those that wait at most: the others find room, and their turn comes first', async () => {
+    const ledger = newLedger()
+    const crowded = raw('normal', { concurrency: 1, queue: 6, queue_timeout: 30, env: { LEDGER: ledger.path } })
+    const gateway = await start({ crowded })
+    const slow = (nonce: string, secret: string, ms = 50) => call(gateway, 'crowded__slow', { ms, nonce }, secret)
+    const first = slow('first', secrets.ADMIN, 1000)
+    await waitFor(() => ledger.count('started first') === 1, 'the first to run')
+    const hogs = [1, 2, 3, 4, 5].map(i => slow(`hog-${i}`, secrets.ADMIN))
+    await waitFor(() => statusOf(gateway, 'crowded')?.waiting === 3, 'its share to be taken')
+    const refused = (await Promise.all(hogs.slice(3))).map(problemOf)
+    expect(refused).toMatchObject([
+      { code: -31429, server: 'crowded', dispatched: false, retryAfterMs: 1000 },
+      { code: -31429, server: 'crowded', dispatched: false, retryAfterMs: 1000 }
+    ])
+    const others = [1, 2].map(i => slow(`other-${i}`, secrets.OTHER))
+    await Promise.all([first, ...hogs, ...others])
+    const order = ledger.lines().filter(line => line.startsWith('started '))
+    expect(order.map(line => line.slice('started '.length))).toEqual([
+      'first',
+      'hog-1',
+      'other-1',
+      'hog-2',
+      'other-2',
+      'hog-3'
+    ])
+  })
+
+  it('are given back however a wait ends, so that none is lost to a key', async () => {
+    const places = new Places({ server: 's', concurrency: 1, queue: 4, queueTimeout: 0.05 })
+    expect(places.enter()).toBe(true)
+    const task = () => Promise.resolve('ran')
+    for (let round = 0; round < 20; round++) {
+      const taken = new Cancellation()
+      const waits = [places.wait('a', taken, task), places.wait('a', new Cancellation(), task)]
+      await expect(places.wait('a', new Cancellation(), task)).rejects.toThrow(/2 calls of this key are waiting/)
+      taken.cancel(new Error('taken back'))
+      await expect(waits[0]).rejects.toThrow('taken back')
+      await expect(waits[1]).rejects.toThrow(/all its 1 places were taken for 0.05 s/)
+    }
+    const waits = [places.wait('a', new Cancellation(), task), places.wait('b', new Cancellation(), task)]
+    places.leave()
+    expect(await Promise.all(waits)).toEqual(['ran', 'ran'])
+    expect([places.running, places.waiting]).toEqual([0, 0])
+  })
+
+  it('U3: while a server hangs, a key waits with half at most, and is refused at once beyond', async () => {
+    const ledger = newLedger()
+    const hung = raw('silent', {
+      concurrency: 3,
+      queue: 4,
+      queue_timeout: 20,
+      timeout: 2,
+      env: { LEDGER: ledger.path }
+    })
+    const gateway = await start({ hung, healthy })
+    const by = onlooker(gateway)
+    const stuck = Array.from({ length: 5 }, () => call(gateway, 'hung__echo'))
+    await waitFor(() => statusOf(gateway, 'hung')?.waiting === 2, 'two to wait')
+    const { value, ms } = await timed(call(gateway, 'hung__echo'))
+    console.log(`refused in ${ms.toFixed(0)} ms`)
+    expect(problemOf(value)).toMatchObject({ code: -31429, dispatched: false })
+    // 50 ms are allowed.
+    expect(ms).toBeLessThan(250)
+    // Their limit of 2 s holds from the moment they were sent, waiting included.
+    const codes = (await Promise.all(stuck)).map(reply => problemOf(reply).code as number)
+    expect(codes).toEqual([-31504, -31504, -31504, -31504, -31504])
+    await waitFor(() => ledger.count('notifications/cancelled') >= 3, 'the server to be told of those it had', 2500)
+    expect(statusOf(gateway, 'hung')).toMatchObject({ running: 0, waiting: 0 })
+    expect((await by.leave()).errors).toEqual([])
+  })
+
+  it('of a server that is starting are shared in the same way', async () => {
+    const gateway = await startTestGateway(`
+servers: { late: ${JSON.stringify(raw('slow-start', { concurrency: 2, queue: 2, env: { START_MS: '1500' } }))} }
+keys: { admin: { secret: "\${ADMIN}", allow: "*" }, other: { secret: "\${OTHER}", allow: "*" } }
+`)
+    onTestFinished(() => gateway.close())
+    await gateway.until('late')
+    process.kill(statusOf(gateway, 'late')?.pid as number, 'SIGKILL')
+    await gateway.until('late', 'down')
+    const own = [1, 2, 3].map(i => call(gateway, 'late__echo', { message: `${i}` }))
+    const refused = await Promise.race(own)
+    expect(problemOf(refused)).toMatchObject({ code: -31429, dispatched: false })
+    expect(textOf(refused)).toMatch(/2 calls of this key wait/)
+    const other = call(gateway, 'late__echo', { message: 'other' }, secrets.OTHER)
+    expect((await Promise.all(own)).map(textOf).filter(text => /^\d$/.test(text))).toHaveLength(2)
+    expect(textOf(await other)).toBe('other')
+  })
+})
+
+describe('T11: streams that pile up', () => {
+  it('of one key are 100 at most; the oldest end, their sessions stay', async () => {
+    const gateway = await start({ healthy })
+    const streams: Stream[] = []
+    const sessions = []
+    for (let i = 0; i < 110; i++) {
+      const session = await openSession(gateway.url, secrets.ADMIN)
+      sessions.push(session)
+      streams.push(await openStream(`${gateway.url}/mcp`, session.headers))
+    }
+    onTestFinished(() => streams.forEach(stream => stream.close()))
+    await waitFor(() => streams.filter(stream => stream.ended()).length === 10, 'the oldest to end')
+    expect(streams.slice(0, 10).every(stream => stream.ended())).toBe(true)
+    expect((await sessions[0]?.rpc('ping'))?.json.result).toEqual({})
+  })
+
+  it('leave nothing behind when their clients are gone', async () => {
+    const gateway = await start({ healthy })
+    const { hostname, port, host } = new URL(gateway.url)
+    const open = async () => {
+      const answer = await fetch(`${gateway.url}/metrics`, { headers: bearer(secrets.ADMIN) })
+      return Number(/^switchboard_streams (\d+)$/m.exec(await answer.text())?.[1])
+    }
+    for (let i = 0; i < 1000; i += 50) {
+      await Promise.all(
+        Array.from({ length: 50 }, () => {
+          const request = `GET /sse HTTP/1.1\r\nHost: ${host}\r\nAuthorization: Bearer ${secrets.ADMIN}\r\n\r\n`
+          const socket = connect(Number(port), hostname, () => socket.write(request))
+          socket.once('data', () => socket.resetAndDestroy())
+          return new Promise(resolve => socket.once('close', resolve))
+        })
+      )
+    }
+    await waitFor(async () => (await open()) === 0, 'all of them to be gone', 5000)
+  })
+})

@@ -1,0 +1,359 @@
+/**
+ * Streams have byte budgets and stall limits: clients that stop reading, servers that never stop sending, clients that hang
+ * up at any moment. The ids are those of the security reference; where the design has other numbers, those hold.
+ */
+import { randomUUID } from 'node:crypto'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { connect, type Socket } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest'
+import { openLedger } from './fixtures/ledger.mjs'
+import { start as startRawHttp } from './fixtures/raw-http.mjs'
+import { start as startRawModern } from './fixtures/raw-modern.mjs'
+import { neighbour, type Neighbour } from './helpers/neighbour.js'
+import { bearer, envelope, openSession } from './helpers/http.js'
+import { openStream } from './helpers/matrix.js'
+import {
+  fixture,
+  secrets,
+  startTestGateway,
+  waitFor,
+  type TestGateway,
+  type TestGatewayOptions
+} from './helpers/with-gateway.js'
+
+const mib = 1024 * 1024
+setFlagsFromString('--expose-gc')
+const gc = runInNewContext('gc') as () => void
+
+let folder: string
+beforeAll(() => (folder = mkdtempSync(join(tmpdir(), 'switchboard-streams-'))))
+afterAll(() => rmSync(folder, { recursive: true, force: true }))
+
+const newLedger = () => openLedger(join(folder, `${randomUUID()}.ledger`))
+const healthy = { command: process.execPath, args: [fixture('raw-stdio.mjs')], era: 'legacy' }
+
+/**
+ * A stdio server with the tools `flood` (progress of 64 KiB each until `bytes` are sent or it is cancelled, then, after
+ * `ms`, its answer) and `big` (an answer of so many bytes). It notes `sent`, `cancelled` and `answered`.
+ */
+function flooding(ledger: { readonly path?: string | undefined }): Record<string, unknown> {
+  const file = join(folder, `${randomUUID()}.mjs`)
+  writeFileSync(
+    file,
+    `
+    import { appendFileSync } from 'node:fs'
+    import { createInterface } from 'node:readline'
+    const note = line => appendFileSync(${JSON.stringify(ledger.path)}, line + '\\n')
+    const send = message => new Promise(resolve => process.stdout.write(JSON.stringify({ jsonrpc: '2.0', ...message }) + '\\n', resolve))
+    process.stdout.on('error', () => process.exit(0))
+    const cancelled = new Set()
+    const tools = ['flood', 'big'].map(name => ({ name, inputSchema: { type: 'object' } }))
+    const results = {
+      initialize: { protocolVersion: '2025-11-25', capabilities: { tools: {} }, serverInfo: { name: 'x', version: '1' } },
+      'tools/list': { tools }
+    }
+    async function call(id, { name, arguments: { bytes, ms = 0 }, _meta }) {
+      const message = 'x'.repeat(64 * 1024)
+      const progressToken = _meta?.progressToken
+      for (let sent = 0; name === 'flood' && sent < bytes && !cancelled.has(id); sent += message.length)
+        await send({ method: 'notifications/progress', params: { progressToken, progress: sent + 1, message } })
+      if (name === 'flood') note('sent')
+      await new Promise(resolve => setTimeout(resolve, ms))
+      if (cancelled.has(id)) return
+      note('answered')
+      await send({ id, result: { content: [{ type: 'text', text: name === 'big' ? 'x'.repeat(bytes) : 'done' }] } })
+    }
+    createInterface({ input: process.stdin }).on('line', line => {
+      const { id, method, params } = JSON.parse(line)
+      if (method === 'notifications/cancelled') { note('cancelled'); cancelled.add(params.requestId) }
+      if (id === undefined) return
+      if (results[method]) return send({ id, result: results[method] })
+      call(id, params)
+    }).on('close', () => process.exit(0))
+    `
+  )
+  return { command: process.execPath, args: [file], era: 'legacy' }
+}
+
+async function start(servers: Record<string, object>, limits: object = {}, pace: TestGatewayOptions['pace'] = {}) {
+  const gateway = await startTestGateway(
+    `servers: ${JSON.stringify(servers)}
+limits: ${JSON.stringify(limits)}
+keys: { admin: { secret: "\${ADMIN}", allow: "*" }, other: { secret: "\${OTHER}", allow: "*" } }
+`,
+    { pace }
+  )
+  onTestFinished(() => gateway.close())
+  for (const id of Object.keys(servers)) await gateway.until(id)
+  return gateway
+}
+
+/** A client that writes one request and from then on reads only what it is told to. */
+function deaf(url: string, request: string): { socket: Socket; closed(): boolean; read: () => number } {
+  const { hostname, port } = new URL(url)
+  const socket = connect(Number(port), hostname, () => socket.write(request))
+  socket.pause()
+  socket.on('error', () => {})
+  let closed = false
+  let bytes = 0
+  socket.on('close', () => (closed = true))
+  socket.on('data', chunk => (bytes += chunk.length))
+  socket.pause()
+  onTestFinished(() => void socket.destroy())
+  return { socket, closed: () => closed, read: () => bytes }
+}
+
+function written(url: string, method: string, path: string, headers: Record<string, string>, body?: object): string {
+  const text = body === undefined ? '' : JSON.stringify(body)
+  const all = {
+    host: new URL(url).host,
+    'content-type': 'application/json',
+    accept: 'application/json, text/event-stream',
+    'content-length': String(Buffer.byteLength(text)),
+    ...headers
+  }
+  const lines = Object.entries(all).map(([name, value]) => `${name}: ${value}`)
+  return `${method} ${path} HTTP/1.1\r\n${lines.join('\r\n')}\r\n\r\n${text}`
+}
+
+function modernCall(url: string, name: string, args: object, progressToken?: string): string {
+  const _meta = { ...envelope, ...(progressToken !== undefined && { progressToken }) }
+  return written(
+    url,
+    'POST',
+    '/mcp',
+    {
+      ...bearer(secrets.ADMIN),
+      'mcp-protocol-version': '2026-07-28',
+      'mcp-method': 'tools/call',
+      'mcp-name': name
+    },
+    { jsonrpc: '2.0', id: 1, method: 'tools/call', params: { name, arguments: args, _meta } }
+  )
+}
+
+function legacyCall(url: string, headers: Record<string, string>, name: string, args: object, token?: string): string {
+  const params = { name, arguments: args, ...(token !== undefined && { _meta: { progressToken: token } }) }
+  return written(url, 'POST', '/mcp', headers, { jsonrpc: '2.0', id: 1, method: 'tools/call', params })
+}
+
+const onlooker = (gateway: TestGateway) =>
+  neighbour(gateway.url, secrets.OTHER, { name: 'healthy__echo', arguments: { message: 'well' } })
+
+async function unharmed(by: Neighbour): Promise<void> {
+  const { calls, errors, p99 } = await by.leave()
+  console.log(`beside it: ${calls} calls, p99 ${p99.toFixed(0)} ms`)
+  expect(calls).toBeGreaterThan(0)
+  expect(errors).toEqual([])
+  // 250 ms are allowed.
+  expect(p99).toBeLessThan(1250)
+}
+
+/** What this process holds on to, the gateway in it. */
+function held(): number {
+  gc()
+  const { heapUsed, external } = process.memoryUsage()
+  return heapUsed + external
+}
+
+const slow = (gateway: TestGateway) => gateway.logged('stream.slow_consumer')
+
+describe('T12: a client that stops reading', () => {
+  it('its stream: 1 MiB waits at most, after the stall it is cut off and its call cancelled in the server', async () => {
+    const ledger = newLedger()
+    const gateway = await start({ flooding: flooding(ledger), healthy }, { stall_timeout: 2 })
+    const by = onlooker(gateway)
+    const before = held()
+    const client = deaf(gateway.url, modernCall(gateway.url, 'flooding__flood', { bytes: 200 * mib, ms: 60_000 }, 'p'))
+    let most = 0
+    const watch = setInterval(() => (most = Math.max(most, held() - before)), 1000)
+    await waitFor(() => slow(gateway).length === 1, 'the client to be cut off', 25_000)
+    clearInterval(watch)
+    const [{ waiting, seconds, path } = {}] = slow(gateway)
+    expect(path).toBe('/mcp')
+    expect(waiting).toBeGreaterThan(0)
+    // The budget and the message that went beyond it.
+    expect(waiting).toBeLessThan(mib + 128 * 1024)
+    expect(seconds).toBeGreaterThanOrEqual(2)
+    expect(seconds).toBeLessThan(10)
+    await waitFor(() => ledger.count('cancelled') === 1, 'the server to be told', 500)
+    client.socket.resume()
+    await waitFor(() => client.closed(), 'its connection to be closed')
+    console.log(`held besides: ${(most / mib).toFixed(1)} MiB at most`)
+    // 5 MB are allowed.
+    expect(most).toBeLessThan(25 * mib)
+    expect(ledger.count('answered')).toBe(0)
+    await unharmed(by)
+  })
+
+  it('one large answer: it is cut off, too', async () => {
+    const ledger = newLedger()
+    const gateway = await start({ flooding: flooding(ledger), healthy }, { stall_timeout: 1 })
+    const by = onlooker(gateway)
+    const client = deaf(gateway.url, modernCall(gateway.url, 'flooding__big', { bytes: 24 * mib }))
+    await waitFor(() => slow(gateway).length === 1, 'the client to be cut off')
+    expect(slow(gateway)[0]?.waiting).toBeGreaterThan(mib)
+    client.socket.resume()
+    await waitFor(() => client.closed(), 'its connection to be closed')
+    expect(client.read()).toBeLessThan(24 * mib)
+    await unharmed(by)
+  })
+
+  it('but one that reads slowly gets all of a large answer, however long that takes', async () => {
+    const gateway = await start({ flooding: flooding(newLedger()) }, { stall_timeout: 1 })
+    const client = deaf(gateway.url, modernCall(gateway.url, 'flooding__big', { bytes: 24 * mib }))
+    const begun = performance.now()
+    while (client.read() < 24 * mib && !client.closed()) {
+      client.socket.resume()
+      await new Promise(resolve => client.socket.once('data', resolve))
+      client.socket.pause()
+      await sleep(5)
+    }
+    expect(client.read()).toBeGreaterThan(24 * mib)
+    console.log(`read in ${((performance.now() - begun) / 1000).toFixed(1)} s`)
+    expect(performance.now() - begun).toBeGreaterThan(1000)
+    expect(slow(gateway)).toEqual([])
+  })
+
+  it('a conversation over SSE: its stream is cut off and all its calls are cancelled', async () => {
+    const ledger = newLedger()
+    const gateway = await start({ flooding: flooding(ledger), healthy }, { stall_timeout: 1 })
+    const by = onlooker(gateway)
+    const { socket } = deaf(gateway.url, written(gateway.url, 'GET', '/sse', bearer(secrets.ADMIN)))
+    const endpoint = await new Promise<string>(resolve => {
+      socket.resume()
+      let text = ''
+      socket.on('data', function read(chunk) {
+        text += chunk.toString()
+        const found = /data: (\/messages\S+)/.exec(text)
+        if (!found) return
+        socket.off('data', read)
+        resolve(found[1] as string)
+      })
+    })
+    socket.pause()
+    const call = {
+      jsonrpc: '2.0',
+      id: 1,
+      method: 'tools/call',
+      params: { name: 'flooding__flood', arguments: { bytes: 200 * mib, ms: 60_000 }, _meta: { progressToken: 1 } }
+    }
+    const posted = deaf(gateway.url, written(gateway.url, 'POST', endpoint, bearer(secrets.ADMIN), call))
+    await waitFor(() => slow(gateway).length === 1, 'the client to be cut off', 25_000)
+    posted.socket.destroy()
+    expect(slow(gateway)[0]).toMatchObject({ path: '/sse' })
+    expect(slow(gateway)[0]?.waiting).toBeLessThan(mib + 128 * 1024)
+    await waitFor(() => ledger.count('cancelled') === 1, 'the server to be told', 500)
+    await unharmed(by)
+  })
+
+  it('two large answers at once on one stream of SSE are no reason to end it', async () => {
+    const gateway = await start({ flooding: flooding(newLedger()) }, { stall_timeout: 1 })
+    const stream = await openStream(`${gateway.url}/sse`, bearer(secrets.ADMIN))
+    onTestFinished(() => stream.close())
+    await waitFor(() => /data: \/messages/.test(stream.text()), 'the endpoint')
+    const endpoint = /data: (\/messages\S+)/.exec(stream.text())?.[1] as string
+    const call = (id: number) => ({
+      jsonrpc: '2.0',
+      id,
+      method: 'tools/call',
+      params: { name: 'flooding__big', arguments: { bytes: 3 * mib } }
+    })
+    for (const id of [1, 2, 3, 4])
+      deaf(gateway.url, written(gateway.url, 'POST', endpoint, bearer(secrets.ADMIN), call(id)))
+    expect((await stream.until(4)).map(({ id }) => id).toSorted()).toEqual([1, 2, 3, 4])
+  })
+
+  it('of 2025: the stream is cut off, the call goes on, and its answer waits for the client to come back', async () => {
+    const ledger = newLedger()
+    const gateway = await start({ flooding: flooding(ledger), healthy }, { stall_timeout: 1 })
+    const session = await openSession(gateway.url, secrets.ADMIN)
+    const args = { bytes: 40 * mib, ms: 8000 }
+    const client = deaf(gateway.url, legacyCall(gateway.url, session.headers, 'flooding__flood', args, 'p'))
+    await waitFor(() => slow(gateway).length === 1, 'the client to be cut off', 25_000)
+    await waitFor(() => ledger.count('answered') === 1, 'the answer')
+    expect(ledger.count('cancelled')).toBe(0)
+    let text = ''
+    client.socket.on('data', chunk => (text += chunk.toString()))
+    client.socket.resume()
+    await waitFor(() => client.closed(), 'its connection to be closed')
+    const last = [...text.matchAll(/^id: (\S+)$/gm)].at(-1)?.[1] as string
+    const stream = await openStream(`${gateway.url}/mcp`, { ...session.headers, 'last-event-id': last })
+    await waitFor(() => stream.ended(), 'the end of its stream')
+    expect(stream.messages.at(-1)).toMatchObject({ id: 1, result: { content: [{ text: 'done' }] } })
+  })
+})
+
+describe('T14: a client that hangs up', () => {
+  /** Shortened: an answer becomes a stream after 400 ms, which then is kept alive every 300 ms. */
+  const pace = { commitMs: 400, keepAliveMs: 300 }
+  const comments = (text: string) => text.split('\n: keep-alive').length - 1
+  const moments: [string, (text: string, ms: number) => boolean][] = [
+    ['before its answer became a stream', (text, ms) => text === '' && ms > 100],
+    ['after that', text => comments(text) === 1],
+    ['after a sign of life on it', text => comments(text) === 2]
+  ]
+
+  async function startPair(kind: 'stdio' | 'HTTP 2025' | 'HTTP 2026', pace: TestGatewayOptions['pace']) {
+    if (kind === 'stdio') {
+      const ledger = newLedger()
+      return { ledger, gateway: await start({ raw: { ...healthy, env: { LEDGER: ledger.path } } }, {}, pace) }
+    }
+    const server = await (kind === 'HTTP 2025' ? startRawHttp() : startRawModern())
+    onTestFinished(() => server.close())
+    return { ledger: server.ledger, gateway: await start({ raw: { url: `${server.url}/mcp` } }, {}, pace) }
+  }
+
+  /** Leaves as soon as what has come of the answer, or how long that has taken, is as it must be. */
+  async function hangUp(request: string, { url }: TestGateway, when: (text: string, ms: number) => boolean) {
+    let text = ''
+    const begun = performance.now()
+    const client = deaf(url, request)
+    client.socket.on('data', chunk => (text += chunk.toString())).resume()
+    await waitFor(() => when(text, performance.now() - begun), 'the moment to leave', 30_000)
+    client.socket.destroy()
+    return text
+  }
+
+  describe.each(['stdio', 'HTTP 2025', 'HTTP 2026'] as const)('while a server over %s works', kind => {
+    it.each(moments)('of 2026 and %s: the server is told at once', async (_, when) => {
+      const { ledger, gateway } = await startPair(kind, pace)
+      const request = modernCall(gateway.url, 'raw__slow', { ms: 20_000, nonce: 'n' })
+      await hangUp(request, gateway, when)
+      const begun = performance.now()
+      await waitFor(() => ledger.count('cancelled n') === 1, 'the server to be told', 500)
+      console.log(`told after ${(performance.now() - begun).toFixed(0)} ms`)
+      await waitFor(() => gateway.logged('call').at(-1)?.outcome === 'cancelled', 'the line in the log', 500)
+      expect(gateway.gateway.status()[0]).toMatchObject({ running: 0, waiting: 0 })
+    })
+
+    it.each(moments)('of 2025 and %s: the call goes on until it is taken back', async (_, when) => {
+      const { ledger, gateway } = await startPair(kind, pace)
+      const session = await openSession(gateway.url, secrets.ADMIN)
+      const request = legacyCall(gateway.url, session.headers, 'raw__slow', { ms: 20_000, nonce: 'n' })
+      await hangUp(request, gateway, when)
+      await sleep(500)
+      expect(ledger.count('cancelled n')).toBe(0)
+      expect(gateway.gateway.status()[0]).toMatchObject({ running: 1 })
+      await session.notify('notifications/cancelled', { requestId: 1 })
+      await waitFor(() => ledger.count('cancelled n') === 1, 'the server to be told', 500)
+    })
+  })
+
+  it.skipIf(!process.env.REAL_TIME).each([1, 11, 25])(
+    'in real time (REAL_TIME=1): after %d s the server is told at once',
+    async seconds => {
+      const { ledger, gateway } = await startPair('HTTP 2025', undefined)
+      const request = modernCall(gateway.url, 'raw__slow', { ms: 60_000, nonce: 'n' })
+      const text = await hangUp(request, gateway, (_, ms) => ms > seconds * 1000)
+      expect(text.includes('text/event-stream')).toBe(seconds > 10)
+      await waitFor(() => ledger.count('cancelled n') === 1, 'the server to be told', 500)
+    },
+    60_000
+  )
+})
