@@ -30,7 +30,7 @@ import type { Log } from './observe/log.js'
 import { createAuthFailures } from './policy/auth-failures.js'
 import { createKeyRing, newSecret, type Key, type KeyRing } from './policy/keys.js'
 import { createLimits } from './policy/limits.js'
-import { SwitchboardError } from './errors.js'
+import { toSwitchboardError } from './errors.js'
 import { createRelay, type Exchange, type Snapshot } from './relay.js'
 import type { State } from './state.js'
 import { createTaskIds } from './tasks.js'
@@ -49,6 +49,8 @@ export interface GatewayOptions {
   readonly log: Log
   /** Other times than a gateway has, for tests. */
   readonly pace?: Partial<Pick<StreamTerms, 'commitMs' | 'keepAliveMs'>>
+  /** How long calls of a server that is replaced or removed may take to end, in milliseconds. @default 30000 */
+  readonly retireMs?: number
 }
 
 export interface Gateway {
@@ -75,8 +77,6 @@ export interface Applied extends FleetChange {
   readonly restart: readonly string[]
 }
 
-/** How long calls of a server that is replaced or removed may take to end. */
-const retireMs = 30_000
 /** The longest a client may keep a list; changes are told besides. */
 const maxListTtlMs = 60_000
 /** Servers are told at most this often that their lists are being read. */
@@ -84,7 +84,8 @@ const useEveryMs = 1000
 const findingsMs = 1000
 
 /** Listens first, so that a taken port costs no upstream a start. @throws SwitchboardError when the port cannot be had. */
-export async function startGateway({ config: first, state, log, pace }: GatewayOptions): Promise<Gateway> {
+export async function startGateway(options: GatewayOptions): Promise<Gateway> {
+  const { config: first, state, log, pace, retireMs = 30_000 } = options
   const { limits } = first
   const identity = { name: 'switchboard', version }
   const serverInfo = { name: 'switchboard', title: first.listen.title, version }
@@ -100,6 +101,7 @@ export async function startGateway({ config: first, state, log, pace }: GatewayO
   let told = new Set<string>()
   const reload = { ok: true, at: Date.now() }
 
+  let logLevel: string | undefined
   const fleet = new Fleet({
     drainMs: retireMs,
     make(serverConfig, before) {
@@ -121,6 +123,7 @@ export async function startGateway({ config: first, state, log, pace }: GatewayO
           if (offer.tools) cache.put(serverConfig, { offer, confirmed: Date.now(), ...(verdict && { verdict }) })
         }
       })
+      if (logLevel !== undefined) upstream.setLogLevel(logLevel)
       return upstream
     }
   })
@@ -133,6 +136,7 @@ export async function startGateway({ config: first, state, log, pace }: GatewayO
     })
     const catalog = buildCatalog(sources, snapshot.catalog)
     snapshot = { catalog, views: createViews(catalog), upstreams: fleet.upstreams }
+    relay.swapped()
     listeners.changed()
   }
   const rebuild = () => {
@@ -183,24 +187,34 @@ export async function startGateway({ config: first, state, log, pace }: GatewayO
     keyNow
   })
   /** Calls are known while they run: a shutdown waits for them, and a key that is revoked ends its own. */
-  const tracked = async <T>(exchange: Exchange, call: Promise<T>): Promise<T> => {
+  const tracked = async <T>(exchange: Exchange, call: () => Promise<T>): Promise<T> => {
     const slot = running.add(exchange)
+    // Its body may have come after the key went.
+    const { reason } = exchange.key.revocation
+    if (reason) exchange.cancellation.cancel(reason)
     try {
-      return await call
+      return await call()
     } finally {
       running.remove(slot)
     }
   }
   const counted: typeof relay = {
     ...relay,
-    callTool: (exchange, params) => tracked(exchange, relay.callTool(exchange, params)),
-    ask: (exchange, method, params) => tracked(exchange, relay.ask(exchange, method, params))
+    callTool: (exchange, params) => tracked(exchange, () => relay.callTool(exchange, params)),
+    ask: (exchange, method, params) => tracked(exchange, () => relay.ask(exchange, method, params)),
+    async subscribe(asker, params, tell) {
+      const subscribed = await relay.subscribe(asker, params, tell)
+      const { reason } = asker.key.revocation
+      if (!reason || subscribed.error) return subscribed
+      subscribed.release()
+      return { error: toSwitchboardError(reason).toRpc() }
+    }
   }
   const listeners = createListeners((key, scope, change) => relay.signature(keyNow(key), scope, change))
   const held = createLiveState(limits.liveStatePerKey)
   const onLevel = () => {
-    const level = mostTalkative([defaultLevel, ...sessions.levels(), ...sse.levels()])
-    if (level !== undefined) for (const upstream of upstreams()) upstream.setLogLevel(level)
+    logLevel = mostTalkative([defaultLevel, ...sessions.levels(), ...sse.levels()])
+    if (logLevel !== undefined) for (const upstream of upstreams()) upstream.setLogLevel(logLevel)
   }
   const cutOff = createCutOff(log)
   const terms: StreamTerms = {
@@ -262,39 +276,39 @@ export async function startGateway({ config: first, state, log, pace }: GatewayO
   // What was wrong with the lists of the last run can be read when everybody has been answered.
   const tellTimer = setTimeout(rebuild, findingsMs)
 
-  /** Nothing that was begun with this key goes on: calls are answered, streams end, memory is given back. */
-  function revoke(keyId: string): void {
-    for (const { key, cancellation } of [...running])
-      if (key.id === keyId) cancellation.cancel(new SwitchboardError('revoked'))
-    held.drop(keyId)
-    sessions.forgetKey(keyId)
-    log.info({ event: 'auth.revoked', key: keyId })
-  }
-  const expired = new Set<string>()
-  const expiryTimer = setInterval(() => {
-    for (const { id, expires } of keyRing.keys) {
-      if (expires === undefined || expires > Date.now() || expired.has(id)) continue
-      expired.add(id)
-      revoke(id)
+  /** Nothing that was begun with what no longer opens a key goes on: calls are answered, streams end. */
+  function revoke(before: KeyRing, now: KeyRing): readonly string[] {
+    const revoked = before.revoke(now)
+    if (revoked.length === 0) return revoked
+    const ended = new Map<string, number>()
+    for (const { key, cancellation } of [...running]) {
+      if (!key.revocation.reason || cancellation.reason) continue
+      cancellation.cancel(key.revocation.reason)
+      ended.set(key.id, (ended.get(key.id) ?? 0) + 1)
     }
-  }, 1000)
+    for (const id of revoked) {
+      const key = now.byId(id)
+      if (!key || key.revocation.reason) sessions.forgetKey(id)
+      log.info({ event: 'auth.revoked', key: id, calls: ended.get(id) ?? 0 })
+    }
+    return revoked
+  }
+  const expiryTimer = setInterval(() => revoke(keyRing, keyRing), 1000)
   expiryTimer.unref()
 
   function apply(next: Config): Applied {
-    const restart = needsRestart(config, next)
-    const oldRing = keyRing
+    if (!ready) return { started: [], restarted: [], ended: [], revoked: [], restart: [] }
+    const before = keyRing
+    keyRing = createKeyRing({ keys: next.keys, generated, before })
     config = next
-    keyRing = createKeyRing({ keys: next.keys, generated })
-    expired.clear()
+    const revoked = revoke(before, keyRing)
     const { change, start } = fleet.apply(next.servers)
-    swapCatalog()
     start()
-    const revoked = oldRing.keys.map(({ id }) => id).filter(id => !keyRing.covers(oldRing, id))
-    for (const id of revoked) revoke(id)
     rebuild()
+    keepApplied(state, next)
     Object.assign(reload, { ok: true, at: Date.now() })
     keepApplied(state, next)
-    return { ...change, revoked, restart }
+    return { ...change, revoked, restart: needsRestart(first, next) }
   }
 
   async function close(): Promise<void> {

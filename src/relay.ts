@@ -24,6 +24,7 @@ import { isObject, type Answer, type Json, type RpcError, type RpcNotification }
 import type { ClientFacts, Leg } from './wire/leg.js'
 import { listKinds, listRows, type ChangeKind, type ListKind, type Offer } from './wire/lists.js'
 import { type Askable, createAskables, findTool, maySee, type Target } from './targets.js'
+import { createSubscriptions } from './subscriptions.js'
 import type { TaskIds } from './tasks.js'
 
 /** One downstream request until its final answer, as the lane sees it. */
@@ -113,6 +114,8 @@ export interface Relay {
   subscribe(asker: Asker, params: Json | undefined, tell: (params: Json) => void): Promise<Subscribed>
   /** Has `tell` called with the params of every `notifications/tasks` of that task; undefined if it is none of this key's. */
   watchTask(asker: Asker, taskId: string, tell: (params: Json) => void): Promise<(() => void) | undefined>
+  /** Other servers may serve now: what was subscribed to is asked of them. */
+  swapped(): void
 }
 
 export type Subscribed =
@@ -131,6 +134,7 @@ const firstListMs = 5000
 
 export function createRelay({ snapshot, onList, limits, audit, serverInfo, taskIds, keyNow }: RelayOptions): Relay {
   const askables = createAskables(taskIds)
+  const subscriptions = createSubscriptions(() => snapshot().upstreams)
   const modernMembers = Buffer.from(
     `,"cacheScope":"private","resultType":"complete","_meta":${JSON.stringify({ [metaKey.serverInfo]: serverInfo })}`
   )
@@ -333,16 +337,17 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo, taskI
     if (upstream.offer.capabilities && !(isObject(declared) && declared.subscribe === true))
       return { error: { code: -32601, message: `subscribe is not supported for this resource: ${uri}` } }
     try {
-      const release = await upstream.subscribe(target.wireName, told => {
+      const updated = (told: Json & { readonly uri: string }) => {
         const { policy: sight } = keyNow(key)
-        const updated = told.uri
-        if (!sight.sees(target.server, 'resources', updated)) return
+        if (!sight.sees(target.server, 'resources', told.uri)) return
         // A part of what was subscribed to goes by its own URI.
         const { catalog } = snapshot()
-        const shown = updated === target.wireName ? uri : catalog.shownUri({ sight, scope }, target.server, updated)
+        const isWhole = told.uri === target.wireName
+        const shown = isWhole ? uri : catalog.shownUri({ sight, scope }, target.server, told.uri)
         tell({ ...told, uri: shown })
-      })
-      return { release }
+      }
+      const open = (upstream: RelayUpstream) => upstream.subscribe(target.wireName, updated)
+      return { release: await subscriptions.keep(target.server, upstream, open) }
     } catch (thrown) {
       const error = toSwitchboardError(thrown)
       const said = error.facts.answer && adjustError(error.facts.answer, era)
@@ -361,7 +366,8 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo, taskI
       const shownUri = (uri: string) => snapshot().catalog.shownUri({ sight, scope }, target.server, uri)
       tell({ ...withShownUris(params, shownUri), taskId })
     }
-    return upstream.watchTask(target.wireName, told).catch(() => undefined)
+    const open = (upstream: RelayUpstream) => upstream.watchTask(target.wireName, told)
+    return subscriptions.keep(target.server, upstream, open).catch(() => undefined)
   }
 
   const between = (
@@ -406,7 +412,8 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo, taskI
     callTool,
     ask,
     subscribe,
-    watchTask
+    watchTask,
+    swapped: () => subscriptions.follow(snapshot().upstreams)
   }
 }
 

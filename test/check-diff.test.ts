@@ -1,6 +1,15 @@
 /** `switchboard check --diff`: what each key would gain, lose and see renamed, said before it happens and without starting anything. */
 import { createHash } from 'node:crypto'
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, it, onTestFinished } from 'vitest'
@@ -47,25 +56,29 @@ function keptCatalog(offers: Record<string, { command: string; offer: object }>)
 describe('check --diff', () => {
   it('compares the file with what runs, by what is known of its servers, and starts nothing', async () => {
     const dir = temporary()
-    const [file, state] = [join(dir, 'servers.yaml'), join(dir, 'state')]
+    const [file, next, state] = ['servers.yaml', 'next.yaml', 'state'].map(name => join(dir, name)) as [
+      string,
+      string,
+      string
+    ]
     const server = (mode: string) =>
       `{ command: node, args: [${JSON.stringify(fixture('raw-stdio.mjs'))}], env: { LEDGER: ${JSON.stringify(join(dir, 'ledger'))}, MODE: ${mode} } }`
     writeFileSync(
       file,
       `servers:\n  raw: ${server('a')}\nkeys:\n  admin: { secret: generated, allow: "*" }\n  guest: { secret: generated, allow: { raw: [echo, slow] } }\n  old: { secret: generated, allow: { raw: [echo] } }\n`
     )
-    const args = ['check', '--diff', '-c', file, '--state', state]
+    const args = ['check', '--diff', '-c', next, '--state', state]
     const gateway = await startGatewayProcess({ config: file, stateDir: state })
     onTestFinished(() => gateway.stop())
     await waitFor(() => {
       const kept = existsSync(join(state, 'catalog.json')) && readFileSync(join(state, 'catalog.json'), 'utf8')
       return kept !== false && kept.includes('progress')
     }, 'the kept catalog')
-    const same = await runSwitchboard(args)
+    const same = await runSwitchboard(['check', '--diff', '-c', file, '--state', state])
     expect(same).toMatchObject({ code: 0, stdout: 'Nothing would change.\n', stderr: '' })
 
     writeFileSync(
-      file,
+      next,
       `servers:\n  raw: ${server('b')}\n  new: { command: nothing-like-it }\nkeys:\n  admin: { secret: generated, allow: "*" }\n  guest: { secret: generated, allow: { raw: [echo, "pro*"] } }\n  fresh: { secret: generated, allow: { raw: [echo], new: ["get_*"] } }\n`
     )
     const [starts, below] = [readFileSync(join(dir, 'ledger'), 'utf8'), descendants(gateway.pid)]
@@ -89,9 +102,12 @@ Keys
     expect(readFileSync(join(dir, 'ledger'), 'utf8')).toBe(starts)
     expect(descendants(gateway.pid)).toEqual(below)
 
+    // What ran last is known as well, and what is taken over is what runs.
+    copyFileSync(next, file)
+    await waitFor(() => gateway.logged('config.applied').length > 0, 'the file to be taken over')
+    expect((await runSwitchboard(args)).stdout).toBe('Nothing would change.\n')
     await gateway.kill('SIGTERM')
-    // What ran last is known as well.
-    expect((await runSwitchboard(args)).stdout).toBe(stdout)
+    expect((await runSwitchboard(args)).stdout).toBe('Nothing would change.\n')
     const applied = readFileSync(join(state, 'applied.json'), 'utf8')
     for (const secret of Object.values(gateway.keys)) expect(applied).not.toContain(secret)
     expect(existsSync(join(state, 'lock'))).toBe(false)

@@ -226,9 +226,10 @@ keys:
   })
 
   test('an entry may be repeated with an anchor and aliases, and each finding has the line where it takes effect', () => {
-    const servers = Array.from({ length: 20 }, (_, index) => `  s${index}: { url: "http://s${index}", headers: *auth }\n`).join(
-      ''
-    )
+    const servers = Array.from(
+      { length: 20 },
+      (_, index) => `  s${index}: { url: "http://s${index}", headers: *auth }\n`
+    ).join('')
     const text = `servers:\n  first: { url: "http://f", headers: &auth { X-Key: "\${KEY}" } }\n${servers}`
     expect(parse(text, { env: { KEY: 'k' } }).config?.servers).toHaveLength(21)
     const { config, findings } = parse(text)

@@ -28,10 +28,13 @@ const table: Record<string, { may: readonly string[]; types?: readonly string[] 
       'version'
     ]
   },
-  relay: { may: ['answers', 'targets', 'legs', 'tasks', 'catalog', 'policy', 'errors', 'wire', 'observe'] },
+  relay: {
+    may: ['answers', 'targets', 'legs', 'subscriptions', 'tasks', 'catalog', 'policy', 'errors', 'wire', 'observe']
+  },
   answers: { may: ['catalog', 'errors', 'wire', 'observe'] },
   legs: { may: ['catalog', 'wire'] },
   targets: { may: ['catalog', 'tasks', 'errors', 'wire'] },
+  subscriptions: { may: [] },
   tasks: { may: ['wire'] },
   backchannel: { may: ['catalog', 'policy', 'errors', 'wire', 'observe'] },
   downstream: { may: ['relay', 'backchannel', 'policy', 'errors', 'wire', 'observe'], types: ['catalog'] },

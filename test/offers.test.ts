@@ -10,6 +10,7 @@ import { createLiveState } from '../src/downstream/live-state.js'
 import { KeptOffer } from '../src/upstream/kept-offer.js'
 import type { Link } from '../src/upstream/link.js'
 import { Upstream } from '../src/upstream/upstream.js'
+import { Cancellation } from '../src/wire/cancellation.js'
 import { start as startRawOffer } from './fixtures/raw-offer.mjs'
 import type { RawOffer, RawOfferOptions } from './fixtures/types.d.mts'
 import { bearer, envelope, modern, openSession, post, send, type Reply } from './helpers/http.js'
@@ -822,51 +823,59 @@ describe('a subscription at a server', () => {
 })
 
 describe('what a key holds open', () => {
+  const keyOf = (id: string) => ({ id, revocation: new Cancellation() })
+  const [admin, other] = [keyOf('admin'), keyOf('other')]
+
   test('has 100 places: whoever takes one more loses the oldest, and other keys lose nothing', () => {
     const held = createLiveState(100)
     const evicted: string[] = []
-    const hold = (key: string, name: string) => held.hold(key, () => evicted.push(name))
-    hold('other', 'foreign')
-    const leaves = Array.from({ length: 100 }, (_, i) => hold('admin', `${i}`))
+    const hold = (key: typeof admin, name: string) => held.hold(key, () => evicted.push(name))
+    hold(other, 'foreign')
+    const leaves = Array.from({ length: 100 }, (_, i) => hold(admin, `${i}`))
     expect(evicted).toEqual([])
-    hold('admin', '100')
+    hold(admin, '100')
     expect(evicted).toEqual(['0'])
     // What has been evicted gives back no place a second time; what leaves does.
     leaves[0]?.()
-    hold('admin', '101')
+    hold(admin, '101')
     expect(evicted).toEqual(['0', '1'])
     leaves[2]?.()
     leaves[2]?.()
-    hold('admin', '102')
+    hold(admin, '102')
     expect(evicted).toEqual(['0', '1'])
-    hold('admin', '103')
+    hold(admin, '103')
     expect(evicted).toEqual(['0', '1', '3'])
   })
 
-  test('is given up whole when the key goes', () => {
+  test('is given up whole when the key goes, and at once by who came too late', async () => {
     const held = createLiveState(2)
+    const [admin, again] = [keyOf('admin'), keyOf('admin')]
     const evicted: string[] = []
-    const leave = held.hold('admin', () => evicted.push('a'))
-    held.hold('admin', () => evicted.push('b'))
-    held.hold('other', () => evicted.push('c'))
-    held.drop('admin')
+    const leave = held.hold(admin, () => evicted.push('a'))
+    held.hold(admin, () => evicted.push('b'))
+    held.hold(other, () => evicted.push('c'))
+    admin.revocation.cancel(new Error('revoked'))
     expect(evicted).toEqual(['a', 'b'])
-    held.drop('admin')
     leave()
-    for (const name of ['d', 'e']) held.hold('admin', () => evicted.push(name))
+    for (const name of ['d', 'e']) held.hold(again, () => evicted.push(name))
     expect(evicted).toEqual(['a', 'b'])
-    held.hold('admin', () => evicted.push('f'))
+    held.hold(again, () => evicted.push('f'))
     expect(evicted).toEqual(['a', 'b', 'd'])
+    held.hold(keyOf('third'), () => evicted.push('never'))
+    held.hold({ ...admin, id: 'third' }, () => evicted.push('late'))
+    expect(evicted).toHaveLength(3)
+    await Promise.resolve()
+    expect(evicted).toEqual(['a', 'b', 'd', 'late'])
   })
 
   test('may give up something else in its turn', () => {
     const held = createLiveState(1)
     const evicted: string[] = []
-    const leave = held.hold('admin', () => {
+    const leave = held.hold(admin, () => {
       evicted.push('a')
       leave()
     })
-    held.hold('admin', () => evicted.push('b'))
+    held.hold(admin, () => evicted.push('b'))
     expect(evicted).toEqual(['a'])
   })
 

@@ -12,9 +12,9 @@ import { createAuthFailures, networkOf } from '../src/policy/auth-failures.js'
 import { Places } from '../src/upstream/places.js'
 import { Cancellation } from '../src/wire/cancellation.js'
 import { openLedger } from './fixtures/ledger.mjs'
+import { neighbour } from './helpers/neighbour.js'
 import { bearer, modern, openSession, post, send, type Reply } from './helpers/http.js'
 import { openStream, type Stream } from './helpers/matrix.js'
-import { neighbour } from './helpers/neighbour.js'
 import { fixture, secrets, startTestGateway, waitFor, type TestGateway } from './helpers/with-gateway.js'
 
 let folder: string

@@ -28,6 +28,8 @@ const faultMs = 20_000
 
 export async function serve(context: CommandContext, { listen, logLevel }: ServeOptions): Promise<ExitCode> {
   collectYoung()
+  const hangUps = untilReloading()
+  const text = textOf(resolve(context.config))
   const loaded = await readConfiguration(context, listen)
   if (!loaded) return 2
   const { config } = loaded
@@ -54,7 +56,7 @@ export async function serve(context: CommandContext, { listen, logLevel }: Serve
 
   await Promise.race([settled(gateway, settleMs), signalled, faulted])
   context.out(startBlock(gateway, config))
-  const stopReloading = reloadOnChange({ context, gateway, listen, log })
+  const stopReloading = reloadOnChange({ context, gateway, listen, log, applied: text, hangUps })
   const exitCode = await Promise.race([signalled.then(() => 0 as const), faulted.then(() => 1 as const)])
   // What is broken may also keep it from ending.
   if (exitCode === 1) setTimeout(() => process.exit(1), faultMs).unref()
@@ -70,15 +72,41 @@ interface ReloadOptions {
   readonly gateway: Gateway
   readonly listen: ServeOptions['listen']
   readonly log: Log
+  /** The text of the file that runs. */
+  readonly applied: string | undefined
+  readonly hangUps: HangUps
+}
+
+interface HangUps {
+  /** Calls `onHangUp` at every SIGHUP from now on, and at once if there was one. @returns what ends that. */
+  follow(onHangUp: () => void): () => void
+}
+
+/** A SIGHUP never ends the process: what comes too early is kept, what comes while it ends is ignored. */
+function untilReloading(): HangUps {
+  let missed = false
+  let act = (): void => {
+    missed = true
+  }
+  process.on('SIGHUP', () => act())
+  return {
+    follow(onHangUp) {
+      act = onHangUp
+      if (missed) onHangUp()
+      return () => {
+        act = () => {}
+      }
+    }
+  }
 }
 
 /**
  * Takes servers.yaml over when it changes, and at SIGHUP (which also reads `file:` secrets anew). A file with any error
  * is not taken over, not even in part: what runs goes on, and the log says what is wrong. @returns what ends it.
  */
-function reloadOnChange({ context, gateway, listen, log }: ReloadOptions): () => void {
+function reloadOnChange({ context, gateway, listen, log, applied: first, hangUps }: ReloadOptions): () => void {
   const file = resolve(context.config)
-  let applied = textOf(file)
+  let applied = first
   let reading: Promise<void> = Promise.resolve()
   let ended = false
 
@@ -87,6 +115,7 @@ function reloadOnChange({ context, gateway, listen, log }: ReloadOptions): () =>
     if (ended || (text === applied && !always)) return
     applied = text
     const { config, findings } = await loadConfig({ file, env: context.env, listen })
+    if (ended) return
     const errors = findings.filter(({ severity }) => severity === 'error')
     for (const finding of findings) {
       const { severity, line, message } = finding
@@ -111,14 +140,18 @@ function reloadOnChange({ context, gateway, listen, log }: ReloadOptions): () =>
   const next = (always: boolean) => {
     reading = reading
       .then(() => reload(always))
-      .catch((error: unknown) => log.error({ event: 'config.rejected', message: reasonOf(error) }))
+      .catch((error: unknown) => {
+        gateway.rejected()
+        log.error({ event: 'config.rejected', message: reasonOf(error) })
+      })
   }
-  const hangUp = () => next(true)
-  process.on('SIGHUP', hangUp)
+  const unfollow = hangUps.follow(() => next(true))
   const unwatch = watchFile(file, () => next(false))
+  // It may have changed while the gateway started.
+  next(false)
   return () => {
     ended = true
-    process.off('SIGHUP', hangUp)
+    unfollow()
     unwatch()
   }
 }

@@ -8,13 +8,13 @@ import { dirname } from 'node:path'
 export interface WatchOptions {
   /** A change is told when nothing more happened for so long. @default 200 */
   readonly quietMs?: number
-  /** How often the file is looked at besides. @default 2000 */
+  /** How often the file is looked at besides: a file mounted by itself tells its folder nothing. @default 250 */
   readonly pollMs?: number
 }
 
 /** Calls `onChange` after each change, and perhaps without one. @returns what ends it. */
 export function watchFile(file: string, onChange: () => void, options: WatchOptions = {}): () => void {
-  const { quietMs = 200, pollMs = 2000 } = options
+  const { quietMs = 200, pollMs = 250 } = options
   let quiet: NodeJS.Timeout | undefined
   let seen = stampOf(file)
   const soon = () => {

@@ -154,6 +154,8 @@ function enter(
   req: IncomingMessage,
   res: ServerResponse
 ): void | Promise<void> {
+  // It may have gone on the way here.
+  if (key.revocation.reason) return replyRefusal(res, new SwitchboardError('invalid_key'), undefined, unreadBody(req))
   if (scope) return door({ key, scope }, req, res)
   replyRefusal(res, new SwitchboardError('no_such_server'), undefined, unreadBody(req))
 }

@@ -72,7 +72,7 @@ export function createLegacy({ relay, serverInfo, held, onLevel }: LegacyOptions
       release()
       return answeredEmpty
     }
-    const leave = held.hold(exchange.key.id, () => end())
+    const leave = held.hold(exchange.key, () => end())
     const end = () => {
       to.subscriptions.delete(uri as string)
       leave()

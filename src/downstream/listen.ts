@@ -86,10 +86,14 @@ export async function listen(
     honoured.taskIds = watched.flat()
   }
   if (open.closed) return release()
+  if (key.revocation.reason) {
+    release()
+    return replyAnswer(res, id, errorAnswer('revoked'))
+  }
 
   const end = () => open.stream?.end(serialiseAnswer(id, { result: { resultType: 'complete', _meta } }))
   subscriptions.add(end)
-  releases.push(() => subscriptions.delete(end), held.hold(key.id, end))
+  releases.push(() => subscriptions.delete(end), held.hold(key, end))
   const stream = (open.stream = new EventStream(res, terms))
   send({ method: 'notifications/subscriptions/acknowledged', params: { notifications: honoured } })
   for (const message of early) stream.send(JSON.stringify(message))

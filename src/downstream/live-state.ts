@@ -3,36 +3,41 @@
  * the oldest. A session's id is no such state and stays valid.
  */
 
+import type { Key } from '../policy/keys.js'
+
 export interface LiveState {
-  /** Takes a place; `evict` is called when it must be given up for a newer one. @returns the release. */
-  hold(keyId: string, evict: () => void): () => void
-  /** Gives up everything a key holds. */
-  drop(keyId: string): void
+  /**
+   * Takes a place; `evict` is called, and not before this has returned, when it must be given up for a newer one, or
+   * because the key was revoked. @returns the release.
+   */
+  hold(key: Pick<Key, 'id' | 'revocation'>, evict: () => void): () => void
 }
 
 /** @param max places of one key. */
 export function createLiveState(max: number): LiveState {
   const held = new Map<string, Set<() => void>>()
   return {
-    hold(keyId, evict) {
-      const own = held.get(keyId) ?? new Set()
-      held.set(keyId, own)
-      const place = () => evict()
-      own.add(place)
+    hold({ id, revocation }, evict) {
+      const own = held.get(id) ?? new Set()
+      held.set(id, own)
+      const leave = () => {
+        own.delete(giveUp)
+        stay()
+        if (own.size === 0 && held.get(id) === own) held.delete(id)
+      }
+      const giveUp = () => {
+        leave()
+        evict()
+      }
+      own.add(giveUp)
+      const gone = revocation.reason !== undefined
+      const stay = gone ? () => {} : revocation.onCancel(giveUp)
+      if (gone) queueMicrotask(giveUp)
       if (own.size > max) {
         const [oldest] = own
-        if (oldest) own.delete(oldest)
         oldest?.()
       }
-      return () => {
-        own.delete(place)
-        if (own.size === 0 && held.get(keyId) === own) held.delete(keyId)
-      }
-    },
-    drop(keyId) {
-      const own = held.get(keyId)
-      held.delete(keyId)
-      for (const evict of own ?? []) evict()
+      return leave
     }
   }
 }

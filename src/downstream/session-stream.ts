@@ -81,7 +81,7 @@ export function createSessionStreams({
       const remove = listeners.add({ key, scope, changes: changeKinds, tell })
       // Its old place is given back first: it must not be the one that has to go.
       places.get(session)?.()
-      const leave = held.hold(key.id, () => {
+      const leave = held.hold(key, () => {
         const { stream } = session
         session.stream = undefined
         stream?.end()

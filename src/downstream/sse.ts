@@ -102,7 +102,11 @@ export function createSse({ legacy, listeners, held, readJson, terms }: SseOptio
       changes: changeKinds,
       tell: change => stream.send(JSON.stringify(changeNotice(change)))
     })
-    const leave = held.hold(key.id, () => stream.end())
+    const leave = held.hold(key, () => {
+      remove()
+      // Its calls are being answered, on this stream.
+      setImmediate(() => stream.end())
+    })
     const stream = new EventStream(res, terms, {
       onClose: () => {
         remove()

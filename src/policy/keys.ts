@@ -10,13 +10,18 @@
 import { hash, randomBytes } from 'node:crypto'
 import type { IncomingHttpHeaders } from 'node:http'
 import type { KeyConfig } from '../config/schema.js'
+import { SwitchboardError } from '../errors.js'
+import { Cancellation } from '../wire/cancellation.js'
 import { compilePolicy, type Policy } from './policy.js'
 
+/** A key as one of its secrets opens it. */
 export interface Key {
   readonly id: string
   readonly policy: Policy
   /** Epoch milliseconds from which on the key is refused. */
   readonly expires?: number
+  /** Cancelled when that secret no longer opens the key: nothing that was begun with it goes on. */
+  readonly revocation: Cancellation
 }
 
 /** `keyId` is set when the credential is that of a configured key which has expired: for the log, never for the caller. */
@@ -27,10 +32,10 @@ export type Authentication =
 export interface KeyRing {
   readonly keys: readonly Key[]
   byId(id: string): Key | undefined
-  /** Whether every secret of that key in the older ring still opens it here. */
-  covers(older: KeyRing, id: string): boolean
-  /** SHA-256 digests of its secrets, in hexadecimal. */
-  digests(id: string): readonly string[]
+  /** What each secret opens, by its SHA-256 digest in hexadecimal. */
+  readonly byDigest: ReadonlyMap<string, Key>
+  /** Revokes what each of its secrets opens that no longer does: in the ring that follows, or by its date. @returns ids. */
+  revoke(next: KeyRing): readonly string[]
   /**
    * Takes `Authorization: Bearer K`, a bare `Authorization: K`, or `x-api-key: K`; two that differ are invalid.
    * @param connection what was accepted on it is not hashed again while the very same headers come.
@@ -49,6 +54,8 @@ export interface KeyRingOptions {
   readonly keys: readonly KeyConfig[]
   /** The clear-text secret of a key that was configured as `generated`. */
   readonly generated: (id: string) => string
+  /** The ring it follows: a secret that opens the same key as before is not revoked. */
+  readonly before?: KeyRing
   /** @default Date.now */
   readonly now?: () => number
 }
@@ -56,19 +63,28 @@ export interface KeyRingOptions {
 const maxSecret = 4096
 
 /** Builds the ring once per configuration; keys with equal grants share one policy. */
-export function createKeyRing({ keys: configs, generated, now = Date.now }: KeyRingOptions): KeyRing {
+export function createKeyRing({ keys: configs, generated, before, now = Date.now }: KeyRingOptions): KeyRing {
   const policies = new Map<string, Policy>()
   const keys = new Map<string, Key>()
   const byDigest = new Map<string, Key>()
+  const isOver = ({ expires }: Pick<Key, 'expires'>) => expires !== undefined && expires <= now()
+
+  /** The one it had, unless it was revoked by a date that has been put off. */
+  function revocationOf(digest: string, key: Omit<Key, 'revocation'>): Cancellation {
+    const had = before?.byDigest.get(digest)
+    return had?.id === key.id && (!had.revocation.reason || isOver(key)) ? had.revocation : new Cancellation()
+  }
 
   for (const { id, allow, secrets, expires } of configs) {
     const compiled = compilePolicy(allow)
     const policy = policies.get(compiled.id) ?? compiled
     policies.set(policy.id, policy)
-    const key: Key = Object.freeze({ id, policy, ...(expires !== undefined && { expires }) })
-    keys.set(id, key)
+    const facts = { id, policy, ...(expires !== undefined && { expires }) }
     for (const secret of secrets) {
-      byDigest.set(secret.kind === 'digest' ? secret.sha256.toLowerCase() : digestOf(generated(id)), key)
+      const digest = secret.kind === 'digest' ? secret.sha256.toLowerCase() : digestOf(generated(id))
+      const key: Key = Object.freeze({ ...facts, revocation: revocationOf(digest, facts) })
+      byDigest.set(digest, key)
+      keys.set(id, key)
     }
   }
 
@@ -90,12 +106,19 @@ export function createKeyRing({ keys: configs, generated, now = Date.now }: KeyR
   return {
     keys: Object.freeze([...keys.values()]),
     byId: id => keys.get(id),
-    digests: id => [...byDigest].filter(([, key]) => key.id === id).map(([digest]) => digest),
-    covers: (older, id) => older.digests(id).every(digest => byDigest.get(digest)?.id === id),
+    byDigest,
+    revoke(next) {
+      const lost = [...byDigest].filter(([digest, key]) => {
+        const holds = next.byDigest.get(digest)?.id === key.id && !isOver(key)
+        return !holds && !key.revocation.reason
+      })
+      for (const [, { revocation }] of lost) revocation.cancel(new SwitchboardError('revoked'))
+      return [...new Set(lost.map(([, { id }]) => id))]
+    },
     authenticate(headers, connection) {
       const key = keyOf(headers, connection)
       if (typeof key === 'string') return { refused: key }
-      if (key.expires !== undefined && key.expires <= now()) return { refused: 'invalid', keyId: key.id }
+      if (isOver(key)) return { refused: 'invalid', keyId: key.id }
       return { key }
     }
   }

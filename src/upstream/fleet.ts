@@ -2,6 +2,7 @@
  * All upstream servers, changed by difference: what a new configuration leaves alone keeps its link and its process, what
  * it changes is started anew beside the old one, which ends when its last call is answered. Calls go to the new one at once.
  */
+import { isDeepStrictEqual } from 'node:util'
 import type { ServerConfig } from '../config/schema.js'
 import type { Upstream } from './upstream.js'
 
@@ -31,6 +32,8 @@ export class Fleet {
   #members: ReadonlyMap<string, Member> = new Map()
   #upstreams: ReadonlyMap<string, Upstream> = new Map()
   readonly #retiring = new Set<Promise<void>>()
+  /** By address, the end of the last process that served it. */
+  readonly #leaving = new Map<string, Promise<void>>()
   #closing = false
 
   constructor(options: FleetOptions) {
@@ -55,7 +58,7 @@ export class Fleet {
   apply(configs: readonly ServerConfig[]): { readonly change: FleetChange; readonly start: () => void } {
     const before = this.#members
     const members = new Map<string, Member>()
-    const fresh: { upstream: Upstream; after: Promise<void> | undefined }[] = []
+    const fresh: Upstream[] = []
     const change = { started: [] as string[], restarted: [] as string[], ended: [] as string[] }
     for (const config of configs) {
       const old = before.get(config.id)
@@ -65,23 +68,22 @@ export class Fleet {
       }
       const upstream = this.#options.make(config, old && isSameServer(old.config, config) ? old.upstream : undefined)
       members.set(config.id, { config, upstream })
-      const ended = old && this.#retire(old.upstream)
-      // Two processes cannot serve one address: the new one waits until the old one has left it.
-      const after = old?.config.command !== undefined && old.config.url !== undefined ? ended : undefined
-      fresh.push({ upstream, after })
+      if (old) this.#retire(old.upstream)
+      fresh.push(upstream)
       ;(old ? change.restarted : change.started).push(config.id)
     }
     for (const [id, { upstream }] of before) {
       if (members.has(id)) continue
       change.ended.push(id)
-      void this.#retire(upstream)
+      this.#retire(upstream)
     }
     this.#members = members
     this.#upstreams = new Map([...members].map(([id, { upstream }]) => [id, upstream]))
     return {
       change,
       start: () => {
-        for (const { upstream, after } of fresh) upstream.start(after)
+        // Two processes cannot serve one address: a new one waits until the old one has left it.
+        for (const upstream of fresh) upstream.start(this.#leaving.get(servedAt(upstream.config) ?? ''))
       }
     }
   }
@@ -92,20 +94,31 @@ export class Fleet {
     await Promise.all(this.#retiring)
   }
 
-  #retire(upstream: Upstream): Promise<void> {
-    const end = Date.now() + this.#options.drainMs
+  #retire(upstream: Upstream): void {
+    const end = performance.now() + this.#options.drainMs
     const retired = (async () => {
-      while (upstream.busy && !this.#closing && Date.now() < end) await new Promise(resolve => setTimeout(resolve, 25))
+      while (upstream.busy && !this.#closing && performance.now() < end)
+        await new Promise(resolve => setTimeout(resolve, 25))
       await upstream.close()
     })().finally(() => this.#retiring.delete(retired))
     this.#retiring.add(retired)
-    return retired
+    const address = servedAt(upstream.config)
+    if (address === undefined) return
+    const left = Promise.all([this.#leaving.get(address), retired]).then(() => {
+      if (this.#leaving.get(address) === left) this.#leaving.delete(address)
+    })
+    this.#leaving.set(address, left)
   }
 }
 
 /** Whether nothing changed but what only the catalog looks at. */
 function isSameRun(a: ServerConfig, b: ServerConfig): boolean {
-  return JSON.stringify(running(a)) === JSON.stringify(running(b))
+  return isDeepStrictEqual(running(a), running(b))
+}
+
+/** The address a process of ours serves. */
+function servedAt({ command, url }: ServerConfig): string | undefined {
+  return command === undefined || url === undefined ? undefined : new URL(url).host
 }
 
 function running({ aliases, namespace, instructions, resourceClaims, description, ...rest }: ServerConfig): object {
@@ -114,5 +127,5 @@ function running({ aliases, namespace, instructions, resourceClaims, description
 
 /** Whether what was learnt of one holds for the other. */
 function isSameServer(a: ServerConfig, b: ServerConfig): boolean {
-  return JSON.stringify([a.command, a.args, a.url]) === JSON.stringify([b.command, b.args, b.url])
+  return isDeepStrictEqual([a.command, a.args, a.url], [b.command, b.args, b.url])
 }

@@ -248,17 +248,18 @@ export class HttpLink implements Negotiable {
     return headers
   }
 
-  /** Posts a message nobody waits for. */
+  /** Posts a message nobody waits for: a server that never answers such would keep one connection for each. */
   #sendAside(message: Json, method = ''): void {
     if (this.#ended) return
     const headers = this.#headers(method)
-    httpCall(this.#pool, {
+    const timer = setTimeout(() => call.abort(), this.#options.connectTimeoutMs).unref()
+    const call = httpCall(this.#pool, {
       method: 'POST',
       path: this.#path,
       headers,
       body: JSON.stringify(message),
       maxBytes: 64 * 1024,
-      onEnd() {}
+      onEnd: () => clearTimeout(timer)
     })
   }
 

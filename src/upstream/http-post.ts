@@ -24,10 +24,17 @@ const lingerMs = 5000
 const obituaryMs = 250
 
 /**
- * Coming back to a stream that ended early: when, unless the server says when, and how often without hearing anything
- * new; one that was held open for long was no vain attempt.
+ * Coming back to a stream that ended early: when, unless the server says when; how often without hearing anything new,
+ * where one that was held open for long was no vain attempt; and at most how often although it always has something.
  */
-const resume = { afterMs: 1000, shortestMs: 100, longestMs: 30_000, attempts: 3, patientMs: 10_000 }
+const resume = {
+  afterMs: 1000,
+  shortestMs: 100,
+  longestMs: 30_000,
+  attempts: 3,
+  patientMs: 10_000,
+  everyMs: 1000
+}
 
 /** What a link hears of its requests. One for all of them: closures for each would cost every call. */
 export interface PostOwner {
@@ -73,6 +80,7 @@ export class Post implements HttpCallOptions {
   #lastEvent: string | undefined
   #retryMs = resume.afterMs
   #attempts = 0
+  #resumedAt = -Infinity
 
   constructor(options: PostOptions) {
     this.asked = options
@@ -165,6 +173,9 @@ export class Post implements HttpCallOptions {
     const broken = end.kind === 'failed' ? end.dispatched && !supervised : end.status === 200
     if (!resumable || lastEvent === undefined || !broken || this.#attempts++ >= resume.attempts) return false
     leg.onPause?.(this.#retryMs)
+    const now = performance.now()
+    const wait = Math.max(this.#retryMs, this.#resumedAt + resume.everyMs - now)
+    this.#resumedAt = now + wait
     const timer = setTimeout(() => {
       if (this.#settled || !this.#pool) return
       const headers = owner.resuming(this, lastEvent)
@@ -186,7 +197,7 @@ export class Post implements HttpCallOptions {
           else this.#losesRest(after)
         }
       })
-    }, this.#retryMs)
+    }, wait)
     timer.unref()
     return true
   }

@@ -18,11 +18,13 @@ export interface SseOptions {
   readonly connectTimeoutMs: number
   /** Longest message it may send. */
   readonly messageBytes: number
+  /** How long a server may take to accept a message; its answer comes on the stream. @default 60000 */
+  readonly acceptTimeoutMs?: number
 }
 
 /** Opens the stream; the caller negotiates. @throws SwitchboardError with the reason when there is no such stream. */
 export function openSse(
-  { server, url, headers, connectTimeoutMs, messageBytes }: SseOptions,
+  { server, url, headers, connectTimeoutMs, messageBytes, acceptTimeoutMs = 60_000 }: SseOptions,
   events: LinkEvents
 ): Promise<ChannelLink> {
   const { origin, pathname, search, href } = new URL(url)
@@ -41,13 +43,16 @@ export function openSse(
         server,
         dispatched: false
       })
-    httpCall(pool, {
+    // One that never does would keep a connection for each.
+    const timer = setTimeout(() => call.abort(), acceptTimeoutMs).unref()
+    const call = httpCall(pool, {
       method: 'POST',
       path: endpoint,
       headers: { ...headers, 'content-type': 'application/json' },
       body: json,
       maxBytes: 64 * 1024,
       onEnd: end => {
+        clearTimeout(timer)
         if (end.kind === 'failed')
           failed?.(
             new SwitchboardError(end.dispatched ? 'upstream_broke' : 'upstream_down', end.reason, {

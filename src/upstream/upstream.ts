@@ -236,11 +236,11 @@ export class Upstream {
 
   /**
    * Begins to connect, in the background; a lazy server whose tools are known waits for its first call instead.
-   * @param after nothing is started before that, not even by a call.
+   * @param after nothing is started before that.
    */
-  start(after?: Promise<void>): void {
-    this.#started = performance.now()
+  start(after?: Promise<unknown>): void {
     if (after) this.#ending = after
+    this.#started = performance.now()
     if (this.config.start === 'lazy' && this.tools) return this.#become('idle', undefined)
     this.#firstAttempt = this.#connect().then(() => {
       this.#firstAttempt = undefined

@@ -3,7 +3,8 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseConfig } from '../../src/config/load.js'
-import { startGateway, type Gateway, type GatewayOptions } from '../../src/gateway.js'
+import type { Config } from '../../src/config/schema.js'
+import { startGateway, type Applied, type Gateway, type GatewayOptions } from '../../src/gateway.js'
 import { createLog } from '../../src/observe/log.js'
 import { openState } from '../../src/state.js'
 
@@ -22,6 +23,8 @@ export interface TestGateway {
   readonly log: Record<string, unknown>[]
   /** Log lines of one event. */
   logged(event: string): Record<string, unknown>[]
+  /** Takes another servers.yaml over; `edit` changes what cannot be written in one. */
+  apply(yaml: string, edit?: (config: Config) => Config): Applied
   /** Waits until the server has that state (default ready). */
   until(server: string, state?: string): Promise<void>
   close(): Promise<void>
@@ -33,29 +36,34 @@ export interface TestGatewayOptions {
   readonly stateDir?: string
   /** Other times than a gateway has. */
   readonly pace?: GatewayOptions['pace']
+  /** How long calls of a server that is replaced or removed may take, in milliseconds. */
+  readonly retireMs?: number
 }
 
 /** @param yaml servers.yaml; `listen` is set to a free port on loopback unless the text has one. */
 export async function startTestGateway(
   yaml: string,
-  { env, stateDir, pace }: TestGatewayOptions = {}
+  { env, stateDir, pace, retireMs }: TestGatewayOptions = {}
 ): Promise<TestGateway> {
-  const text = /^listen:/m.test(yaml) ? yaml : `listen: { port: 0 }\n${yaml}`
   const dir = stateDir ?? mkdtempSync(join(tmpdir(), 'switchboard-test-'))
-  const { config, findings } = parseConfig({
-    text,
-    file: join(dir, 'servers.yaml'),
-    env: { ...secrets, ...env },
-    readFile: path => readFileSync(path, 'utf8')
-  })
-  if (!config) throw new Error(findings.map(finding => finding.message).join('\n'))
+  const parse = (yaml: string): Config => {
+    const { config, findings } = parseConfig({
+      text: /^listen:/m.test(yaml) ? yaml : `listen: { port: 0 }\n${yaml}`,
+      file: join(dir, 'servers.yaml'),
+      env: { ...secrets, ...env },
+      readFile: path => readFileSync(path, 'utf8')
+    })
+    if (!config) throw new Error(findings.map(finding => finding.message).join('\n'))
+    return config
+  }
   const lines: Record<string, unknown>[] = []
   const log = createLog('debug', { write: line => lines.push(JSON.parse(line) as Record<string, unknown>) })
   const gateway = await startGateway({
-    config,
+    config: parse(yaml),
     state: openState({ path: join(dir, 'state') }),
     log,
-    ...(pace && { pace })
+    ...(pace && { pace }),
+    ...(retireMs !== undefined && { retireMs })
   })
   return {
     gateway,
@@ -63,6 +71,7 @@ export async function startTestGateway(
     stateDir: dir,
     log: lines,
     logged: event => lines.filter(line => line.event === event),
+    apply: (yaml, edit = config => config) => gateway.apply(edit(parse(yaml))),
     until: (server, state = 'ready') =>
       waitFor(() => gateway.status().some(s => s.id === server && s.state === state), `${server} ${state}`),
     close: async () => {

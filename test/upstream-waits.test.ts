@@ -1,0 +1,117 @@
+/** Servers that leave what they were sent without an answer, or ask to be asked again without end (U3, U17). */
+import { once } from 'node:events'
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { describe, expect, it, onTestFinished } from 'vitest'
+import { openSse } from '../src/upstream/sse-link.js'
+import { Cancellation } from '../src/wire/cancellation.js'
+import { modern, type Reply } from './helpers/http.js'
+import { secrets, startTestGateway, waitFor } from './helpers/with-gateway.js'
+
+type Message = { readonly id?: number; readonly method?: string }
+
+/** A server of 2025 over HTTP: `answer` gets what is neither handshake nor list. */
+async function serve(answer: (message: Message, req: IncomingMessage, res: ServerResponse) => void) {
+  let waiting = 0
+  const server = createServer((req, res) => {
+    waiting++
+    res.on('close', () => waiting--)
+    let body = ''
+    req.on('data', (part: Buffer) => (body += part.toString()))
+    req.on('end', () => {
+      const message = JSON.parse(body || '{}') as Message
+      const results: Record<string, object> = {
+        initialize: {
+          protocolVersion: '2025-11-25',
+          capabilities: { tools: {} },
+          serverInfo: { name: 'x', version: '1' }
+        },
+        'tools/list': { tools: [{ name: 'work', inputSchema: { type: 'object' } }] }
+      }
+      const result = results[message.method ?? '']
+      if (!result) return answer(message, req, res)
+      res.writeHead(200, { 'content-type': 'application/json', 'mcp-session-id': 's' })
+      res.end(JSON.stringify({ jsonrpc: '2.0', id: message.id, result }))
+    })
+  })
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  onTestFinished(() => {
+    server.close()
+    server.closeAllConnections()
+  })
+  return {
+    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    /** Requests that neither have their answer nor were given up. */
+    waiting: () => waiting
+  }
+}
+
+async function start(url: string, options: object = {}) {
+  const one = { url: `${url}/mcp`, transport: 'http', era: 'legacy', ...options }
+  const gateway = await startTestGateway(
+    `servers: { odd: ${JSON.stringify(one)} }\nkeys: { admin: { secret: "\${ADMIN}", allow: "*" } }\n`
+  )
+  onTestFinished(() => gateway.close())
+  await gateway.until('odd')
+  return () => modern(gateway.url, secrets.ADMIN, 'tools/call', { name: 'odd__work' })
+}
+
+const problemOf = ({ json }: Reply) => json.result?._meta?.['switchboard/error']
+
+describe('U3: a server that answers nothing', () => {
+  it('keeps no request open of calls that have timed out, nor of what told it so', async () => {
+    let cancelled = 0
+    const { url, waiting } = await serve(({ method }, _req, res) => {
+      if (method === 'notifications/cancelled') cancelled++
+      if (method === 'notifications/initialized') res.writeHead(202).end()
+    })
+    const call = await start(url, { timeout: 0.5, connect_timeout: 1 })
+    const before = waiting()
+    for (let round = 0; round < 3; round++) {
+      const replies = await Promise.all(Array.from({ length: 10 }, call))
+      expect(new Set(replies.map(reply => problemOf(reply).code as number))).toEqual(new Set([-31504]))
+    }
+    expect(cancelled).toBe(30)
+    await waitFor(() => waiting() === before, 'all of them to be given up', 5000)
+  })
+
+  it('nor over SSE of messages it never accepts', async () => {
+    const { url, waiting } = await serve((message, req, res) => {
+      if (req.method !== 'GET') return
+      res.writeHead(200, { 'content-type': 'text/event-stream' }).write('event: endpoint\ndata: /messages\n\n')
+    })
+    const options = { server: 's', url: `${url}/sse`, headers: {}, connectTimeoutMs: 1000, messageBytes: 65_536 }
+    const link = await openSse({ ...options, acceptTimeoutMs: 200 }, { onNotification() {}, onLost() {} })
+    onTestFinished(() => link.close())
+    for (let i = 0; i < 10; i++) link.notify('notifications/x')
+    await waitFor(() => waiting() === 11, 'them to be sent')
+    // What was not accepted in time is no failure of its request: its answer may still come on the stream.
+    const cancellation = new Cancellation()
+    const request = link.request('ping', {}, { cancellation, client: { capabilities: {} }, wantsProgress: false })
+    await waitFor(() => waiting() === 1, 'all but the stream to be given up', 3000)
+    cancellation.cancel(new Error('enough'))
+    await expect(request).rejects.toThrow('enough')
+  })
+})
+
+describe('U17: a server that closes its stream and wants to be asked again at once', () => {
+  it('is asked once a second, although each time it has something new', async () => {
+    let asked = 0
+    const { url } = await serve(({ method }, req, res) => {
+      if (req.method !== 'GET' && method !== 'tools/call') return res.writeHead(202).end()
+      if (method !== 'tools/call' && req.headers['last-event-id'] === undefined) return res.writeHead(405).end()
+      asked++
+      res.writeHead(200, { 'content-type': 'text/event-stream' })
+      res.end(`retry: 0\nid: ${asked}\ndata:\n\n`)
+    })
+    const call = await start(url, { timeout: 4 })
+    const reply = call()
+    await sleep(3500)
+    // The call itself, once at once, then once a second.
+    expect(asked).toBeGreaterThanOrEqual(3)
+    expect(asked).toBeLessThanOrEqual(6)
+    expect(problemOf(await reply)).toMatchObject({ code: -31504, dispatched: true })
+  })
+})
