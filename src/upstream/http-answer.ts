@@ -22,6 +22,9 @@ export interface Asked {
   readonly session: string | undefined
 }
 
+/** Seconds to wait for that a server may ask of a client; a larger number is not passed on. */
+const longestWait = 86_400
+
 /** The server no longer knows our session: the request provably did not run. */
 export class SessionLost extends Error {}
 
@@ -55,7 +58,7 @@ export function outcomeOf(end: HttpEnd, asked: Asked): Answer | Error {
     return new SwitchboardError('upstream_overloaded', 'it answered HTTP 429 (too many requests)', {
       server,
       dispatched: false,
-      ...(seconds > 0 && { retryAfterMs: seconds * 1000 })
+      ...(seconds > 0 && seconds <= longestWait && { retryAfterMs: seconds * 1000 })
     })
   }
   if (status >= 300 && status < 400) {

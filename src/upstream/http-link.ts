@@ -32,6 +32,9 @@ export interface HttpLinkOptions {
   readonly renegotiate: (link: Negotiable) => Promise<void>
 }
 
+/** Certificates are always checked, whatever NODE_TLS_REJECT_UNAUTHORIZED says: headers hold credentials. */
+export const verified = { rejectUnauthorized: true }
+
 const changeOfOffer = /^notifications\/(?:tools|prompts|resources)\//
 
 export class HttpLink implements Negotiable {
@@ -59,7 +62,7 @@ export class HttpLink implements Negotiable {
       pipelining: 1,
       headersTimeout: 0,
       bodyTimeout: 0,
-      connect: { timeout: options.connectTimeoutMs }
+      connect: { timeout: options.connectTimeoutMs, ...verified }
     })
     this.#stream = new HttpStream({
       pool: this.#pool,

@@ -7,6 +7,7 @@ import { SwitchboardError } from '../errors.js'
 import { nestsTooDeep, tooDeep } from '../wire/json-bytes.js'
 import { ChannelLink } from './channel-link.js'
 import { httpCall, type HttpCall } from './http-call.js'
+import { verified } from './http-link.js'
 import type { LinkEvents } from './link.js'
 
 export interface SseOptions {
@@ -31,7 +32,7 @@ export function openSse(
     pipelining: 1,
     headersTimeout: 0,
     bodyTimeout: 0,
-    connect: { timeout: connectTimeoutMs }
+    connect: { timeout: connectTimeoutMs, ...verified }
   })
   let endpoint: string | undefined
   let stream: HttpCall | undefined

@@ -1,6 +1,7 @@
 /** Servers that do as a test says, over HTTP in this process and over stdio in one of their own. */
 import { randomUUID } from 'node:crypto'
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { createServer as createTlsServer, type Server as TlsServer, type ServerOptions } from 'node:https'
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -20,6 +21,8 @@ export interface Evil {
   readonly arrivals: () => string[]
   /** Sends a message on every stream that was opened with GET. */
   tell(message: object | string): void
+  /** Shows another certificate from now on, and ends the connections made with the old one. */
+  swap(tls: ServerOptions): void
 }
 
 /** Answers the request itself and returns true, or leaves it to the usual ways of a server of 2025. */
@@ -28,8 +31,8 @@ export type Behaviour = (request: EvilRequest, res: ServerResponse) => boolean |
 const tool = (name: string) => ({ name, description: name, inputSchema: { type: 'object' } })
 export const usualTools = [tool('do')]
 
-/** A server of 2025 over Streamable HTTP with the tool `do`, which answers with its nonce. */
-export async function startEvil(behave: Behaviour = () => false): Promise<Evil> {
+/** A server of 2025 over Streamable HTTP with the tool `do`, which answers with its nonce. @param tls speaks https. */
+export async function startEvil(behave: Behaviour = () => false, tls?: ServerOptions): Promise<Evil> {
   const requests: EvilRequest[] = []
   const streams = new Set<ServerResponse>()
   const handle = async (req: IncomingMessage, res: ServerResponse) => {
@@ -50,8 +53,9 @@ export async function startEvil(behave: Behaviour = () => false): Promise<Evil> 
     } else if (id === undefined) res.writeHead(202).end()
     else replyJson(res, { jsonrpc: '2.0', id, ...usualAnswer(method as string, request.message.params) })
   }
-  const server = createServer((req, res) => void handle(req, res).catch(() => res.destroy()))
-  const url = `http://127.0.0.1:${await listening(server)}/mcp`
+  const listener = (req: IncomingMessage, res: ServerResponse) => void handle(req, res).catch(() => res.destroy())
+  const server = tls ? createTlsServer(tls, listener) : createServer(listener)
+  const url = `http${tls ? 's' : ''}://127.0.0.1:${await listening(server)}/mcp`
   return {
     url,
     requests,
@@ -61,6 +65,10 @@ export async function startEvil(behave: Behaviour = () => false): Promise<Evil> 
       ),
     tell: message => {
       for (const stream of streams) sendEvent(stream, message)
+    },
+    swap: tls => {
+      ;(server as TlsServer).setSecureContext(tls)
+      server.closeAllConnections()
     }
   }
 }
