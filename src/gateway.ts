@@ -128,6 +128,7 @@ export async function startGateway({ config, state, log, pace }: GatewayOptions)
     snapshot: () => snapshot,
     onList,
     limits: createLimits({ inFlight: limits.callsPerKey }),
+    perSecond: limits.notificationsPerSecond,
     audit,
     serverInfo,
     taskIds: createTaskIds(sealer)

@@ -82,6 +82,8 @@ export interface RelayOptions {
   /** Called for every list served; returns how long a client may keep it, in milliseconds (2026-07-28, Caching). */
   readonly onList: () => number
   readonly limits: Limits
+  /** Notifications of one call that its caller hears within a second. */
+  readonly perSecond: number
   readonly audit: Audit
   /** The gateway's own `serverInfo`, for merged results of 2026-07-28. */
   readonly serverInfo: Json
@@ -127,7 +129,7 @@ interface Found {
 /** How long a list waits for servers that have never answered. */
 const firstListMs = 5000
 
-export function createRelay({ snapshot, onList, limits, audit, serverInfo, taskIds }: RelayOptions): Relay {
+export function createRelay({ snapshot, onList, limits, perSecond, audit, serverInfo, taskIds }: RelayOptions): Relay {
   const askables = createAskables(taskIds)
   const modernMembers = Buffer.from(
     `,"cacheScope":"private","resultType":"complete","_meta":${JSON.stringify({ [metaKey.serverInfo]: serverInfo })}`
@@ -226,7 +228,7 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo, taskI
       upstream.request(
         'tools/call',
         wireParams(params, entry),
-        callLeg(exchange, params, entry, upstream.era, progress)
+        callLeg(exchange, params, entry, upstream.era, progress, perSecond)
       )
     try {
       const answer = await send(entry)
@@ -274,7 +276,7 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo, taskI
       const unable = method === 'completion/complete' && capabilities && !('completions' in capabilities)
       const answer: Answer = unable
         ? { result: { completion: { values: [] } } }
-        : await upstream.request(method, target.params, askLeg(exchange, progress, !askable.isOnce))
+        : await upstream.request(method, target.params, askLeg(exchange, progress, perSecond, !askable.isOnce))
       if (answer.error && askable.isUnknown(answer.error)) upstream.listDoubtful(askable.kind)
       const final = bridged(
         answer,

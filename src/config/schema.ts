@@ -209,6 +209,11 @@ export const limitsSchema = z.strictObject(
       'Tools, resources, templates or prompts taken of one server; further ones are left out.'
     ),
     list_pages: count({ min: 1, max: 10_000 }, 100, 'Pages read of one list of a server.'),
+    notifications_per_second: count(
+      { min: 1, max: 100_000 },
+      200,
+      'Progress and log messages of one call passed on within a second; further ones of that second are dropped.'
+    ),
     drain_timeout: seconds(8, 'Longest a shutdown waits for calls that are running.')
   },
   'expected a map with limits'
@@ -327,6 +332,7 @@ export interface LimitsConfig {
   readonly stdinBytes: number
   readonly listItems: number
   readonly listPages: number
+  readonly notificationsPerSecond: number
   readonly drainTimeout: number
 }
 
