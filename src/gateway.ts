@@ -181,6 +181,7 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
     snapshot: () => snapshot,
     onList,
     limits: createLimits({ inFlight: limits.callsPerKey }),
+    perSecond: limits.notificationsPerSecond,
     audit,
     serverInfo,
     taskIds: createTaskIds(sealer),

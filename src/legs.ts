@@ -32,10 +32,15 @@ class RelayLeg implements Leg {
   readonly wantsProgress: boolean
   readonly #origin: Origin
   readonly #progress: Progress | undefined
+  readonly #perSecond: number
+  /** The second that is counted, and how many were told in it. */
+  #begun = -Infinity
+  #told = 0
 
   constructor(
     origin: Origin,
     progress: Progress | undefined,
+    perSecond: number,
     readonly tool: string | undefined,
     readonly repeatable: boolean,
     readonly headers: Leg['headers']
@@ -46,9 +51,11 @@ class RelayLeg implements Leg {
     this.wantsProgress = progress !== undefined
     this.#origin = origin
     this.#progress = progress
+    this.#perSecond = perSecond
   }
 
   onNotification(notification: RpcNotification): void {
+    if (this.#isTooMuch()) return
     switch (notification.method) {
       case 'notifications/progress':
         return this.#progress?.heard(notification)
@@ -63,26 +70,37 @@ class RelayLeg implements Leg {
     }
   }
 
+  /** A server that never stops talking costs the others no more than so many messages a second. */
+  #isTooMuch(): boolean {
+    const now = performance.now()
+    if (now - this.#begun >= 1000) {
+      this.#begun = now
+      this.#told = 0
+    }
+    return ++this.#told > this.#perSecond
+  }
+
   onPause(retryMs: number): void {
     this.#origin.pause?.(retryMs)
   }
 }
 
-/** The leg of a tool call. @param upstream what the server speaks. */
+/** The leg of a tool call. @param upstream what the server speaks. @param perSecond messages told back within a second. */
 export function callLeg(
   origin: Origin,
   params: Json,
   entry: ToolEntry,
   upstream: Era | undefined,
-  progress: Progress | undefined
+  progress: Progress | undefined,
+  perSecond: number
 ): Leg {
   const headers = upstream === 'modern' ? withMirrored(origin, params, entry) : origin.headers
-  return new RelayLeg(origin, progress, entry.wireName, entry.repeatable, headers)
+  return new RelayLeg(origin, progress, perSecond, entry.wireName, entry.repeatable, headers)
 }
 
 /** The leg of any other request. @param repeatable it changes nothing, so it may be sent again. */
-export function askLeg(origin: Origin, progress: Progress | undefined, repeatable: boolean): Leg {
-  return new RelayLeg(origin, progress, undefined, repeatable, origin.headers)
+export function askLeg(origin: Origin, progress: Progress | undefined, perSecond: number, repeatable: boolean): Leg {
+  return new RelayLeg(origin, progress, perSecond, undefined, repeatable, origin.headers)
 }
 
 /** The params of a tool call under the server's own names. */

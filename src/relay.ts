@@ -83,6 +83,8 @@ export interface RelayOptions {
   /** Called for every list served; returns how long a client may keep it, in milliseconds (2026-07-28, Caching). */
   readonly onList: () => number
   readonly limits: Limits
+  /** Notifications of one call that its caller hears within a second. */
+  readonly perSecond: number
   readonly audit: Audit
   /** The gateway's own `serverInfo`, for merged results of 2026-07-28. */
   readonly serverInfo: Json
@@ -132,7 +134,8 @@ interface Found {
 /** How long a list waits for servers that have never answered. */
 const firstListMs = 5000
 
-export function createRelay({ snapshot, onList, limits, audit, serverInfo, taskIds, keyNow }: RelayOptions): Relay {
+export function createRelay(options: RelayOptions): Relay {
+  const { snapshot, onList, limits, perSecond, audit, serverInfo, taskIds, keyNow } = options
   const askables = createAskables(taskIds)
   const subscriptions = createSubscriptions(() => snapshot().upstreams)
   const ways: WayOptions = { snapshot, taskIds }
@@ -228,7 +231,7 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo, taskI
       upstream.request(
         'tools/call',
         wireParams(params, entry),
-        callLeg(exchange, params, entry, upstream.era, progress)
+        callLeg(exchange, params, entry, upstream.era, progress, perSecond)
       )
     try {
       const answer = await send(entry)
@@ -271,7 +274,7 @@ export function createRelay({ snapshot, onList, limits, audit, serverInfo, taskI
       const unable = method === 'completion/complete' && capabilities && !('completions' in capabilities)
       const answer: Answer = unable
         ? { result: { completion: { values: [] } } }
-        : await upstream.request(method, target.params, askLeg(exchange, progress, !askable.isOnce))
+        : await upstream.request(method, target.params, askLeg(exchange, progress, perSecond, !askable.isOnce))
       if (answer.error && askable.isUnknown(answer.error)) upstream.listDoubtful(askable.kind)
       if (task && method !== 'tasks/update' && answer.error?.code === errorTable.invalid_params.rpc) {
         tell('rpc_error', answer.error.code)

@@ -70,7 +70,7 @@ describe('a good servers.yaml', () => {
           startTimeout: 60,
           listTimeout: 15,
           concurrency: 20,
-          queue: 100,
+          queue: 200,
           queueTimeout: 10,
           era: 'auto',
           retry: 'never',

@@ -180,6 +180,12 @@ describe('places of one server', () => {
     ])
   })
 
+  it('by default are enough for all calls one key may have, so that a key alone is not refused', async () => {
+    const gateway = await start({ healthy })
+    const calls = Array.from({ length: 100 }, (_, i) => call(gateway, 'healthy__echo', { message: `${i}` }))
+    expect((await Promise.all(calls)).map(textOf)).toEqual(Array.from({ length: 100 }, (_, i) => `${i}`))
+  })
+
   it('are given back however a wait ends, so that none is lost to a key', async () => {
     const places = new Places({ server: 's', concurrency: 1, queue: 4, queueTimeout: 0.05 })
     expect(places.enter()).toBe(true)

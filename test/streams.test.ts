@@ -289,6 +289,29 @@ describe('T12: a client that stops reading', () => {
   })
 })
 
+describe('a server that never stops telling', () => {
+  it('is passed on so many times a second, and its answer all the same', async () => {
+    const gateway = await start({ flooding: flooding(newLedger()), healthy }, { notifications_per_second: 20 })
+    const by = onlooker(gateway)
+    const session = await openSession(gateway.url, secrets.ADMIN)
+    const begun = performance.now()
+    const { messages } = await session.rpc('tools/call', {
+      name: 'flooding__flood',
+      arguments: { bytes: 100 * mib },
+      _meta: { progressToken: 'p' }
+    })
+    const seconds = (performance.now() - begun) / 1000
+    expect(messages.at(-1)).toMatchObject({ result: { content: [{ text: 'done' }] } })
+    const told = messages.slice(0, -1)
+    console.log(`${told.length} of 1600 in ${seconds.toFixed(1)} s`)
+    expect(told.length).toBeGreaterThanOrEqual(20)
+    expect(told.length).toBeLessThanOrEqual(20 * Math.ceil(seconds + 1))
+    const values = told.map(({ params }) => params.progress as number)
+    expect(values).toEqual(values.toSorted((a, b) => a - b))
+    await unharmed(by)
+  })
+})
+
 describe('T14: a client that hangs up', () => {
   /** Shortened: an answer becomes a stream after 400 ms, which then is kept alive every 300 ms. */
   const pace = { commitMs: 400, keepAliveMs: 300 }

@@ -270,6 +270,7 @@ function limitsConfig(limits: ConfigFile['limits']): LimitsConfig {
     stdinBytes: limits.stdin_kib * 1024,
     listItems: limits.list_items,
     listPages: limits.list_pages,
+    notificationsPerSecond: limits.notifications_per_second,
     drainTimeout: limits.drain_timeout
   }
 }

@@ -135,7 +135,11 @@ export const serverSchema = z.strictObject(
     start_timeout: seconds(60, 'Longest a started process may take until it answers initialize.'),
     list_timeout: seconds(15, 'Longest the server may take to list its tools, resources or prompts.'),
     concurrency: count({ min: 1, max: 10_000 }, 20, 'Calls the server gets at the same time.'),
-    queue: count({ min: 0, max: 100_000 }, 100, 'Calls that may wait for their turn; further ones are refused.'),
+    queue: count(
+      { min: 0, max: 100_000 },
+      200,
+      'Calls that may wait for their turn, half of them of one key at most; further ones are refused.'
+    ),
     queue_timeout: seconds(10, 'Longest a call waits for its turn.'),
     era: z
       .enum(['legacy', 'modern', 'auto'], 'expected legacy, modern or auto')
@@ -205,6 +209,11 @@ export const limitsSchema = z.strictObject(
       'Tools, resources, templates or prompts taken of one server; further ones are left out.'
     ),
     list_pages: count({ min: 1, max: 10_000 }, 100, 'Pages read of one list of a server.'),
+    notifications_per_second: count(
+      { min: 1, max: 100_000 },
+      200,
+      'Progress and log messages of one call passed on within a second; further ones of that second are dropped.'
+    ),
     drain_timeout: seconds(8, 'Longest a shutdown waits for calls that are running.')
   },
   'expected a map with limits'
@@ -323,6 +332,7 @@ export interface LimitsConfig {
   readonly stdinBytes: number
   readonly listItems: number
   readonly listPages: number
+  readonly notificationsPerSecond: number
   readonly drainTimeout: number
 }
 
