@@ -156,7 +156,7 @@ export async function startGateway({ config, state, log }: GatewayOptions): Prom
   const url = await server.listen(config.listen.host, config.listen.port)
 
   const orphans = createOrphans({ store: state, log })
-  void orphans.reap()
+  void orphans.reap(config.servers.some(({ command }) => command !== undefined))
   for (const serverConfig of config.servers) {
     const cached = cache.get(serverConfig)
     const upstream: Upstream = new Upstream({
