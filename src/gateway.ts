@@ -269,7 +269,7 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
   })
   const url = await server.listen(first.listen.host, first.listen.port)
 
-  void orphans.reap()
+  void orphans.reap(config.servers.some(({ command }) => command !== undefined))
   const { start } = fleet.apply(config.servers)
   swapCatalog()
   start()

@@ -158,7 +158,7 @@ export function createRelay(options: RelayOptions): Relay {
     const parts = [Buffer.from(`{"${listRows[kind].member}":[`), page.items, listTail]
     if (page.nextCursor !== undefined) parts.push(Buffer.from(`,"nextCursor":${JSON.stringify(page.nextCursor)}`))
     if (era === 'modern') parts.push(Buffer.from(`,"ttlMs":${ttlMs}`), modernMembers)
-    return { bytes: Buffer.concat([...parts, closing]) }
+    return { pieces: [...parts, closing] }
   }
 
   async function callTool(exchange: Exchange, params: Json = {}): Promise<Answer> {

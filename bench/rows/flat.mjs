@@ -1,4 +1,7 @@
-/** Whether a call costs the same however many upstreams, keys and tools there are: CPU per call against the smallest. */
+/**
+ * Whether a call costs the same however many upstreams, keys and tools there are: CPU per call against the smallest. The
+ * bare proxy under the very same calls shows what of it is the kernel's and Node's: more sockets, other bytes each time.
+ */
 import { createHash } from 'node:crypto'
 import { startGateway } from '../lib/gateway.mjs'
 import { callRequest } from '../lib/load.mjs'
@@ -19,32 +22,36 @@ export async function flat({ quick, rounds, processes, load, check, round }) {
   const upstream = await processes.serve('raw-http')
   const gateways = []
   for (const size of sizes) gateways.push(await startSize(processes, load, upstream.origin, size))
-  for (const { lanes } of gateways) await lanes.run({ calls: 15_000, ms: quick ? 1500 : 4000 })
+  for (const { lanes, bare } of gateways)
+    for (const each of [bare, lanes]) await each.run({ calls: 15_000, ms: quick ? 1500 : 4000 })
 
   const [smallest, ...larger] = gateways
   for (let i = 0; i < rounds; i++) {
-    for (const { lanes, base, mine } of larger) {
+    for (const { lanes, bare, base, mine, bareBase, bareMine } of larger) {
       base.push(await smallest.lanes.cpuPerCall(limits))
       mine.push(await lanes.cpuPerCall(limits))
+      bareBase.push(await smallest.bare.cpuPerCall(limits))
+      bareMine.push(await bare.cpuPerCall(limits))
     }
     for (const { gateway } of gateways) await check(gateway)
     round()
   }
 
-  for (const { lanes, gateway } of gateways) {
-    await lanes.close()
-    await gateway.stop()
+  for (const { lanes, bare, gateway, proxy } of gateways) {
+    await Promise.all([lanes.close(), bare.close()])
+    await Promise.all([gateway.stop(), proxy.stop()])
   }
   await upstream.stop()
-  return larger.map(({ measure, base, mine }) => ({
-    measure: `CPU per call, ${measure}`,
-    against: 'the smaller',
-    unit: 'µs',
-    base,
-    mine,
-    bound: 1.15,
-    goal: 1.05
-  }))
+  return larger.flatMap(({ measure, base, mine, bareBase, bareMine }) => [
+    { measure: `CPU per call, ${measure}`, against: 'the smaller', unit: 'µs', base, mine, bound: 1.15, goal: 1.05 },
+    {
+      measure: `The same of the bare proxy, ${measure}`,
+      against: 'the smaller',
+      unit: 'µs',
+      base: bareBase,
+      mine: bareMine
+    }
+  ])
 }
 
 async function startSize(processes, load, origin, { measure, upstreams, keys, tools }) {
@@ -55,11 +62,18 @@ async function startSize(processes, load, origin, { measure, upstreams, keys, to
     tools: upstreams * (tools + 1)
   })
   const rounds = Math.max(upstreams, keys, tools)
-  const requests = Array.from({ length: rounds }, (_, i) =>
-    callRequest({ era: 'modern', tool: `s${i % upstreams}__${toolName(i % tools)}`, secret: secretOf(i % keys) })
-  )
+  const call = (i, tool) => callRequest({ era: 'modern', tool, secret: secretOf(i % keys) })
+  const all = Array.from({ length: rounds }, (_, i) => i)
+  const requests = all.map(i => call(i, `s${i % upstreams}__${toolName(i % tools)}`))
   const lanes = await load.open({ target: gateway, origin: gateway.origin, path: '/mcp', requests })
-  return { measure, gateway, lanes, base: [], mine: [] }
+  const proxy = await processes.serve('bare-proxy', origin)
+  const paths = Object.values(servers).map(({ url }) => new URL(url).pathname)
+  const bare = await load.open({
+    target: proxy,
+    origin: proxy.origin,
+    requests: all.map(i => ({ ...call(i, toolName(i % tools)), path: paths[i % upstreams] }))
+  })
+  return { measure, gateway, lanes, proxy, bare, base: [], mine: [], bareBase: [], bareMine: [] }
 }
 
 function manyKeys(servers, count) {

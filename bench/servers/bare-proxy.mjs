@@ -1,11 +1,18 @@
 /**
- * The baseline: a reverse proxy as one writes it with `node:http` and an undici pool. Bodies are piped both ways and
- * nothing is parsed, checked or logged. `process.argv[2]` is the origin behind it. Prints its port.
+ * The baseline: a reverse proxy as one writes it with `node:http` and an undici pool for each upstream, which its path
+ * names. Bodies are piped both ways and nothing is parsed, checked or logged. `process.argv[2]` is the origin behind it.
+ * Prints its port.
  */
 import { createServer } from 'node:http'
 import { Pool } from 'undici'
 
-const pool = new Pool(process.argv[2], { pipelining: 1, headersTimeout: 0, bodyTimeout: 0 })
+const pools = new Map()
+function poolOf(path) {
+  let pool = pools.get(path)
+  if (!pool) pools.set(path, (pool = new Pool(process.argv[2], { pipelining: 1, headersTimeout: 0, bodyTimeout: 0 })))
+  return pool
+}
+
 const hopByHop = ['connection', 'keep-alive', 'transfer-encoding', 'upgrade', 'te', 'trailer', 'proxy-authorization']
 
 function endToEnd(given) {
@@ -17,7 +24,7 @@ function endToEnd(given) {
 const server = createServer({ keepAliveTimeout: 60_000 }, (req, res) => {
   const { method, url: path } = req
   const body = method === 'POST' ? req : null
-  pool
+  poolOf(path)
     .stream({ method, path, headers: endToEnd(req.headers), body }, ({ statusCode, headers }) => {
       res.writeHead(statusCode, endToEnd(headers))
       return res

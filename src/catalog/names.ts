@@ -59,6 +59,7 @@ const suffixLength = 1 + 8
  * once, so the outcome does not depend on the order of the list.
  */
 function distinctNames(wireNames: readonly string[], style: Style): readonly string[] {
+  if (areDistinct(wireNames, style)) return wireNames.map(wire => style.prefix + wire)
   const attempts = new Map<string, number>()
   const names = new Map<string, string>()
   const meetings = new Map<string, Set<string>>()
@@ -90,6 +91,16 @@ function distinctNames(wireNames: readonly string[], style: Style): readonly str
     for (const wire of homeless) attempts.set(wire, (attempts.get(wire) ?? 0) + 1)
   }
   return wireNames.map(wire => names.get(wire) ?? wire)
+}
+
+/** Whether all natural names fit and none meets another: nearly every server, and a start has to name all tools. */
+function areDistinct(wireNames: readonly string[], style: Style): boolean {
+  const places = new Set<string>()
+  for (const wire of wireNames) {
+    if (!fits(wire, style)) return false
+    places.add(style.alike(style.prefix + wire))
+  }
+  return places.size === wireNames.length
 }
 
 function fits(wire: string, { prefix, foreign, maxLength }: Style): boolean {

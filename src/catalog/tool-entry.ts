@@ -4,6 +4,7 @@
  * an input schema whose root is no object, an array without `items`, property keys outside `[a-zA-Z0-9_.-]{1,64}`.
  */
 import { createHash } from 'node:crypto'
+import type { Era } from '../wire/era.js'
 import { isObject, type Json } from '../wire/json-rpc.js'
 import { paramAnnotations, type ParamAnnotations } from '../wire/mirrored-headers.js'
 import { aliasOf, definitions, type Entry, type EntryNames } from './entry.js'
@@ -33,47 +34,85 @@ export function toolEntry(
   tool: Json,
   overModernHttp = false
 ): ToolEntry | { readonly hidden: string } {
-  const { name: _name, execution, inputSchema, ...rest } = tool
+  const { execution, inputSchema } = tool
   if (isObject(execution) && execution.taskSupport === 'required') {
     return { hidden: 'it can only run as a 2025-11-25 task, which is not bridged' }
   }
   const fault = rootFault(inputSchema)
   if (fault !== undefined) return { hidden: fault }
-  const mirrored = once(() => paramAnnotations(inputSchema))
-  if (overModernHttp) {
-    const { invalid } = mirrored()
-    if (invalid !== undefined) return { hidden: invalid }
+  const entry = new LazyToolEntry(server, names, tool)
+  return overModernHttp && entry.invalid !== undefined ? { hidden: entry.invalid } : entry
+}
+
+/** A class and no object of closures: ten thousand are made at a start. */
+class LazyToolEntry implements ToolEntry {
+  readonly kind = 'tools'
+  readonly wireName: string
+  readonly publicName: string
+  readonly plainName: string
+  readonly uri: string | undefined
+  readonly repeatable: boolean
+  readonly wrapsOutput: boolean
+  readonly #tool: Json
+  #bytes: Entry['bytes'] | undefined
+  #repaired: Repaired | undefined
+  #mirrored: ReturnType<typeof paramAnnotations> | undefined
+
+  constructor(
+    readonly server: string,
+    { wireName, publicName, plainName }: EntryNames,
+    tool: Json
+  ) {
+    const { outputSchema, annotations } = tool
+    this.wireName = wireName
+    this.publicName = publicName
+    this.plainName = plainName
+    this.uri = appUri(tool)
+    this.repeatable =
+      isObject(annotations) && (annotations.readOnlyHint === true || annotations.idempotentHint === true)
+    this.wrapsOutput = isObject(outputSchema) && outputSchema.type !== 'object'
+    this.#tool = tool
   }
-  const repaired = once(() => repairSchema(inputSchema))
-  const { outputSchema } = tool
-  const wrapsOutput = isObject(outputSchema) && outputSchema.type !== 'object'
-  const annotations = isObject(tool.annotations) ? tool.annotations : {}
-  const uri = appUri(tool)
-  return {
-    kind: 'tools',
-    server,
-    ...names,
-    uri,
-    repeatable: annotations.readOnlyHint === true || annotations.idempotentHint === true,
-    wrapsOutput,
-    get renamedArguments() {
-      return repaired().renamed
-    },
-    get paramAnnotations() {
-      return mirrored().annotations
-    },
-    bytes: definitions((era, plain, aliased) => {
-      const { taskSupport: _taskSupport, ...otherExecution } = isObject(execution) ? execution : {}
-      const kept = era === 'legacy' && Object.keys(otherExecution).length > 0 && { execution: otherExecution }
-      return {
-        name: plain ? names.plainName : names.publicName,
-        ...rest,
-        ...(aliased && uri !== undefined && { _meta: withAppUri(tool._meta as Json, aliasOf(server, uri)) }),
-        inputSchema: repaired().schema,
-        ...(wrapsOutput && era === 'legacy' && { outputSchema: wrapSchema(outputSchema) }),
-        ...kept
-      }
-    })
+
+  /** Why a server reached over Streamable HTTP of 2026-07-28 may not have it. */
+  get invalid(): string | undefined {
+    return this.#annotated.invalid
+  }
+
+  get paramAnnotations(): ParamAnnotations {
+    return this.#annotated.annotations
+  }
+
+  get renamedArguments(): ReadonlyMap<string, string> | undefined {
+    return this.#schema.renamed
+  }
+
+  bytes(era: Era, plain: boolean, aliased = false): Buffer {
+    this.#bytes ??= definitions((...form) => this.#definition(...form))
+    return this.#bytes(era, plain, aliased)
+  }
+
+  get #annotated(): ReturnType<typeof paramAnnotations> {
+    return (this.#mirrored ??= paramAnnotations(this.#tool.inputSchema))
+  }
+
+  get #schema(): Repaired {
+    return (this.#repaired ??= repairSchema(this.#tool.inputSchema))
+  }
+
+  #definition(era: Era, plain: boolean, aliased: boolean): Json {
+    const { name: _name, execution, inputSchema: _inputSchema, ...rest } = this.#tool
+    const { taskSupport: _taskSupport, ...otherExecution } = isObject(execution) ? execution : {}
+    const kept = era === 'legacy' && Object.keys(otherExecution).length > 0 && { execution: otherExecution }
+    const { uri, server } = this
+    return {
+      name: plain ? this.plainName : this.publicName,
+      ...rest,
+      ...(aliased && uri !== undefined && { _meta: withAppUri(rest._meta as Json, aliasOf(server, uri)) }),
+      inputSchema: this.#schema.schema,
+      ...(this.wrapsOutput && era === 'legacy' && { outputSchema: wrapSchema(rest.outputSchema as Json) }),
+      ...kept
+    }
   }
 }
 
@@ -90,11 +129,6 @@ function withAppUri(meta: Json, uri: string): Json {
     ...(isObject(meta.ui) && 'resourceUri' in meta.ui && { ui: { ...meta.ui, resourceUri: uri } }),
     ...('ui/resourceUri' in meta && { 'ui/resourceUri': uri })
   }
-}
-
-function once<T>(make: () => T): () => T {
-  let made: T | undefined
-  return () => (made ??= make())
 }
 
 interface Repaired {

@@ -1,7 +1,7 @@
 /** Whole HTTP answers written to the Node response: one shape for results, acknowledgements and refusals alike. */
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { errorTable, type ErrorCode, type SwitchboardError } from '../errors.js'
-import { serialiseAnswer, type Answer, type RpcId } from '../wire/json-rpc.js'
+import { serialiseAnswer, serialisePieces, type Answer, type RpcId } from '../wire/json-rpc.js'
 
 /** On every response: nothing here may be cached or guessed at. */
 export const commonHeaders = {
@@ -15,11 +15,15 @@ export type ReplyHeaders = Readonly<Record<string, string>>
 
 export function replyJson(res: ServerResponse, status: number, body: Buffer | string, headers?: ReplyHeaders): void {
   if (res.headersSent || res.destroyed) return
-  // A flat list: Node takes it as it is, an object it first takes apart.
-  const head = [...jsonHeaders, String(Buffer.byteLength(body))]
-  for (const name in headers) head.push(name, headers[name] as string)
-  res.writeHead(status, head)
+  res.writeHead(status, jsonHead(Buffer.byteLength(body), headers))
   res.end(body)
+}
+
+/** A flat list: Node takes it as it is, an object it first takes apart. */
+function jsonHead(length: number, headers: ReplyHeaders | undefined): string[] {
+  const head = [...jsonHeaders, String(length)]
+  for (const name in headers) head.push(name, headers[name] as string)
+  return head
 }
 
 export function replyAnswer(
@@ -29,7 +33,13 @@ export function replyAnswer(
   status = 200,
   headers?: ReplyHeaders
 ): void {
-  replyJson(res, status, serialiseAnswer(id, answer), headers)
+  if (!answer.pieces) return replyJson(res, status, serialiseAnswer(id, answer), headers)
+  if (res.headersSent || res.destroyed) return
+  const pieces = serialisePieces(id, answer.pieces)
+  const length = pieces.reduce((sum, piece) => sum + piece.length, 0)
+  res.writeHead(status, jsonHead(length, headers))
+  for (const piece of pieces) res.write(piece)
+  res.end()
 }
 
 /** 202 for what needs no answer (2025-11-25, Streamable HTTP: Sending Messages). */

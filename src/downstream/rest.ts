@@ -51,8 +51,8 @@ export function createRest({ relay, readJson, terms, serverInfo }: RestOptions):
     const tools: Json[] = []
     let cursor: string | undefined
     do {
-      const { bytes } = await relay.list(exchange, 'tools', cursor === undefined ? {} : { cursor })
-      const page = JSON.parse(bytes?.toString() ?? '{}') as { tools?: Json[]; nextCursor?: string }
+      const { pieces = [] } = await relay.list(exchange, 'tools', cursor === undefined ? {} : { cursor })
+      const page = JSON.parse(Buffer.concat(pieces).toString() || '{}') as { tools?: Json[]; nextCursor?: string }
       tools.push(...(page.tools ?? []))
       cursor = page.nextCursor
     } while (cursor !== undefined)

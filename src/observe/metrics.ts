@@ -2,8 +2,8 @@
  * Numbers for Prometheus. Labels are servers from the configuration, outcomes and codes from our own tables, key ids from
  * the configuration: never a tool, a client or anything a caller could make up, so that the number of series is bounded.
  */
-import { monitorEventLoopDelay } from 'node:perf_hooks'
-import { Counter, Gauge, Histogram, Registry } from 'prom-client'
+import { monitorEventLoopDelay, type IntervalHistogram } from 'node:perf_hooks'
+import type { Counter, Gauge, Metric, Registry } from 'prom-client'
 import type { CallRecord } from './audit.js'
 
 /** What is read at the moment of a scrape. */
@@ -48,22 +48,79 @@ export interface Metrics {
 
 const seconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300]
 
+/** Calls that are counted together. */
+interface Counted {
+  readonly labels: Readonly<Record<'server' | 'outcome' | 'code', string>>
+  count: number
+}
+
+/** How long the calls of one server took: how many were within each bound, and not within the one before. */
+interface Timed {
+  readonly within: number[]
+  sum: number
+  count: number
+}
+
 export function createMetrics(sources: MetricSources): Metrics {
+  const delay = monitorEventLoopDelay({ resolution: 20 })
+  delay.enable()
+  const calls = new Map<string, Counted>()
+  const durations = new Map<string, Timed>()
+  let registry: Promise<Registry> | undefined
+
+  return {
+    call({ server = '', outcome, code, ms }) {
+      const shown = knownCode(code)
+      const name = `${server} ${outcome} ${shown}`
+      let counted = calls.get(name)
+      if (!counted) calls.set(name, (counted = { labels: { server, outcome, code: shown }, count: 0 }))
+      counted.count++
+      // A call that reached no server says nothing of one; and a denied one must not show where it would have gone.
+      const of = outcome === 'denied' ? '' : server
+      let timed = durations.get(of)
+      if (!timed) durations.set(of, (timed = { within: seconds.map(() => 0), sum: 0, count: 0 }))
+      timed.sum += ms / 1000
+      timed.count++
+      const bound = seconds.findIndex(bound => ms / 1000 <= bound)
+      if (bound >= 0) (timed.within[bound] as number)++
+    },
+    async scrape(reader) {
+      const made = await (registry ??= createRegistry({ ...sources, calls, durations, delay }))
+      const text = await made.metrics()
+      return { type: made.contentType, text: reader ? visibleTo(reader, text) : text }
+    },
+    close: () => delay.disable()
+  }
+}
+
+interface RegistrySources extends MetricSources {
+  readonly calls: ReadonlyMap<string, Counted>
+  readonly durations: ReadonlyMap<string, Timed>
+  readonly delay: IntervalHistogram
+}
+
+/** Made for the first scrape: loading prom-client is a tenth of a start. */
+async function createRegistry({ calls, durations, delay, ...sources }: RegistrySources): Promise<Registry> {
+  const { Counter, Gauge, Registry } = await import('prom-client')
   const registry = new Registry()
   const registers = [registry]
-  const calls = new Counter({
+  const counter: Counter<'server' | 'outcome' | 'code'> = new Counter({
     name: 'switchboard_calls_total',
     help: 'Tool calls by server ("" when no tool had the name), outcome and JSON-RPC code.',
     labelNames: ['server', 'outcome', 'code'] as const,
-    registers
+    registers,
+    collect() {
+      counter.reset()
+      for (const { labels, count } of calls.values()) counter.inc(labels, count)
+    }
   })
-  const durations = new Histogram({
+  const histogram = {
     name: 'switchboard_call_seconds',
     help: 'Time from a tool call to its answer.',
-    labelNames: ['server'] as const,
-    buckets: seconds,
-    registers
-  })
+    type: 'histogram',
+    get: () => ({ ...histogram, values: [...durations].flatMap(histogramLines) })
+  }
+  registry.registerMetric(histogram as unknown as Metric)
   gauge('switchboard_upstream_ready', 'Whether a server is connected (1) or not (0).', ({ ready }) => Number(ready))
   total('switchboard_upstream_restarts_total', 'Links to a server that were lost.', ({ restarts }) => restarts)
   total(
@@ -94,8 +151,6 @@ export function createMetrics(sources: MetricSources): Metrics {
     }
   })
   single('process_resident_memory_bytes', 'Resident memory of the gateway.', () => process.memoryUsage.rss())
-  const delay = monitorEventLoopDelay({ resolution: 20 })
-  delay.enable()
   single(
     'switchboard_event_loop_delay_seconds',
     'The 99th percentile of event loop delay since the last scrape.',
@@ -147,30 +202,23 @@ export function createMetrics(sources: MetricSources): Metrics {
   function single(name: string, help: string, read: () => number): void {
     const metric: Gauge = new Gauge({ name, help, registers, collect: () => metric.set(read()) })
   }
+  return registry
+}
 
-  // Looking a child up by its labels costs more than counting: each is looked up once.
-  const counters = new Map<string, Counter.Internal>()
-  const histograms = new Map<string, Histogram.Internal<'server'>>()
-
-  return {
-    call({ server = '', outcome, code, ms }) {
-      const shown = knownCode(code)
-      const labels = `${server} ${outcome} ${shown}`
-      let counter = counters.get(labels)
-      if (!counter) counters.set(labels, (counter = calls.labels(server, outcome, shown)))
-      counter.inc()
-      // A call that reached no server says nothing of one; and a denied one must not show where it would have gone.
-      const timed = outcome === 'denied' ? '' : server
-      let histogram = histograms.get(timed)
-      if (!histogram) histograms.set(timed, (histogram = durations.labels(timed)))
-      histogram.observe(ms / 1000)
-    },
-    async scrape(reader) {
-      const text = await registry.metrics()
-      return { type: registry.contentType, text: reader ? visibleTo(reader, text) : text }
-    },
-    close: () => delay.disable()
-  }
+/** As prom-client writes a histogram of its own; that one cannot be filled with what was counted before. */
+function histogramLines([server, { within, sum, count }]: [string, Timed]): object[] {
+  const name = 'switchboard_call_seconds'
+  let so = 0
+  return [
+    ...seconds.map((le, i) => ({
+      metricName: `${name}_bucket`,
+      labels: { le, server },
+      value: (so += within[i] ?? 0)
+    })),
+    { metricName: `${name}_bucket`, labels: { le: '+Inf', server }, value: count },
+    { metricName: `${name}_sum`, labels: { server }, value: sum },
+    { metricName: `${name}_count`, labels: { server }, value: count }
+  ]
 }
 
 /** An upstream may answer with any number as its error code: only those of JSON-RPC, MCP and ours become a label. */

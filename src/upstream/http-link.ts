@@ -3,7 +3,6 @@
  * response, which makes everything on it attributable. A legacy server's session is opened by `initialize`, renewed
  * once (shared by all callers) when the server has lost it, and deleted on close.
  */
-import { Pool } from 'undici'
 import { reasonOf } from '../errors.js'
 import { legParams, modernVersion } from '../wire/era.js'
 import type { Answer, Json, Message } from '../wire/json-rpc.js'
@@ -17,6 +16,7 @@ import { Post, type PostOptions, type PostOwner } from './http-post.js'
 import { HttpStream } from './http-stream.js'
 import { Principals, type LinkEvents, type LinkInfo } from './link.js'
 import type { Negotiable } from './negotiate.js'
+import { Pool } from './pool.js'
 
 export interface HttpLinkOptions {
   readonly server: string

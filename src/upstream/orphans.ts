@@ -29,8 +29,9 @@ export interface Orphans {
   /**
    * Ends what an earlier gateway with this state directory left behind: TERM, after 2 s KILL. Done once; resolves when
    * children may be started, and never rejects.
+   * @param starts whether children will be. @default true
    */
-  reap(): Promise<void>
+  reap(starts?: boolean): Promise<void>
   /** Call when all children have ended: the next start then has nothing to look for. */
   close(): void
 }
@@ -181,13 +182,14 @@ export function createOrphans({ store, log, proc }: OrphansOptions): Orphans {
       unwanted.add(mark)
       return (nextSweep ??= sweep = sweep.then(sweepNow).catch(() => {}))
     },
-    reap() {
-      return (reaped ??= (async () => {
+    async reap(starts = true) {
+      reaped ??= (async () => {
         const started = await table.startedOf(process.pid)
         if (started !== undefined) run = { ...run, started }
         saveNow()
-        await Promise.all([parentDeath.check(), endFormer()])
-      })().catch(() => {}))
+        await endFormer()
+      })().catch(() => {})
+      await Promise.all([reaped, starts && parentDeath.check()])
     },
     close() {
       closed = true

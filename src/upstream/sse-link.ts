@@ -2,13 +2,13 @@
  * A link over HTTP+SSE, the transport of 2024-11-05: one long GET brings everything the server says, its first event
  * names the address to which messages are posted. When that stream ends, so does the link.
  */
-import { Pool } from 'undici'
 import { SwitchboardError } from '../errors.js'
 import { nestsTooDeep, tooDeep } from '../wire/json-bytes.js'
 import { ChannelLink } from './channel-link.js'
 import { httpCall, type HttpCall } from './http-call.js'
 import { verified } from './http-link.js'
 import type { LinkEvents } from './link.js'
+import { Pool } from './pool.js'
 
 export interface SseOptions {
   readonly server: string

@@ -366,7 +366,7 @@ export class Upstream {
     this.#become('starting', this.#problem)
     try {
       const { identity, limits, log, orphans } = this.#options
-      await Promise.all([this.#ending, orphans?.reap()])
+      await Promise.all([this.#ending, orphans?.reap(this.config.command !== undefined)])
       if (this.#stopped()) return
       const { config } = this
       const connection = await connect({

@@ -33,17 +33,22 @@ export interface RpcResponse {
   readonly error?: RpcError
 }
 
-/** How a request ended: a result, a JSON-RPC error, or a result already serialised (its bytes are the `result` member). */
+/** How a request ended: a result, a JSON-RPC error, or a result already serialised, in pieces that nobody need join. */
 export type Answer =
   | {
       readonly result: Json
       /** Exactly `result` as JSON, if it is at hand: it then need not be written again. */
       readonly text?: string
       readonly error?: undefined
-      readonly bytes?: undefined
+      readonly pieces?: undefined
     }
-  | { readonly error: RpcError; readonly result?: undefined; readonly bytes?: undefined }
-  | { readonly bytes: Buffer; readonly text?: undefined; readonly result?: undefined; readonly error?: undefined }
+  | { readonly error: RpcError; readonly result?: undefined; readonly pieces?: undefined }
+  | {
+      readonly pieces: readonly Buffer[]
+      readonly text?: undefined
+      readonly result?: undefined
+      readonly error?: undefined
+    }
 
 export type Message =
   | { readonly kind: 'request'; readonly message: RpcRequest }
@@ -135,9 +140,14 @@ export function readResult(message: string): RawResult | undefined {
  */
 export function serialiseAnswer(id: RpcId | null, answer: Answer): Buffer | string {
   const head = `{"jsonrpc":"2.0","id":${JSON.stringify(id)},`
-  if (answer.bytes) return Buffer.concat([Buffer.from(`${head}"result":`), answer.bytes, closing])
+  if (answer.pieces) return Buffer.concat(serialisePieces(id, answer.pieces))
   if (answer.error) return `${head}"error":${JSON.stringify(answer.error)}}`
   return `${head}"result":${answer.text ?? JSON.stringify(answer.result)}}`
+}
+
+/** The same of a result in pieces, which stays in pieces: a page of tools is too large to be copied for every client. */
+export function serialisePieces(id: RpcId | null, pieces: readonly Buffer[]): Buffer[] {
+  return [Buffer.from(`{"jsonrpc":"2.0","id":${JSON.stringify(id)},"result":`), ...pieces, closing]
 }
 
 const closing = Buffer.from('}')
