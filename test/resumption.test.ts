@@ -1012,12 +1012,12 @@ describe('a server that closes its stream and is asked again (SEP-1699)', () => 
     const { call, stream } = await begin(await open('2025-06-18'))
     resumeWith(call, (again, from) => {
       const n = Number(from) + 1
-      if (n === 8) again.answer('done')
+      if (n === 5) again.answer('done')
       else again.progress(n, String(n))
       again.end()
     })
     letWait(call, '1', 10)
-    expect(told(await stream.over())).toEqual([1, 2, 3, 4, 5, 6, 7, 'done'])
+    expect(told(await stream.over())).toEqual([1, 2, 3, 4, 'done'])
   })
 
   test('is asked again when its connection broke, also that of the resumed stream', async () => {

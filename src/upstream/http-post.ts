@@ -119,10 +119,12 @@ export class Post implements HttpCallOptions {
 
   onEvent(data: string, event: { readonly id?: string }): void {
     const { id, owner, server } = this.asked
-    if (event.id !== undefined) this.#lastEvent = event.id
+    if (event.id !== undefined && event.id !== this.#lastEvent) {
+      this.#lastEvent = event.id
+      this.#attempts = 0
+    }
     // An event without data only says where to come back to.
     if (data === '') return
-    this.#attempts = 0
     const raw = nestsTooDeep(data) ? undefined : readResult(data)
     if (raw?.id === id) this.#answered(raw)
     else {
