@@ -34,7 +34,6 @@ const announced = 100 * 1024 * 1024
 
 attack('A1', 'no key opens no door, reads no body, starts nothing and makes no session', async attacked => {
   const { gateway, request, url, raw } = attacked
-  const before = gateway.logged('auth.missing').length
   for (const method of methods) {
     for (const door of doors) {
       const { status, headers, json } = await request(`${method} ${door}`)
@@ -42,7 +41,9 @@ attack('A1', 'no key opens no door, reads no body, starts nothing and makes no s
       expect(json.error.code).toBe(-31401)
     }
   }
-  expect(gateway.logged('auth.missing').length - before).toBe(methods.length * doors.length)
+  // One line at once, then what an address does is summed up.
+  expect(gateway.logged('auth.missing')[0]).toMatchObject({ remote: '127.0.0.1', path: '/mcp' })
+  expect(gateway.logged('auth.missing').length).toBeLessThan(5)
 
   for (const door of doors) {
     const head = requestText(url, `POST ${door}`, ['Content-Type: application/json', `Content-Length: ${announced}`])

@@ -345,12 +345,13 @@ attack(
     const back = call('retrying__do')
     const flooded = await call('flooding__do')
     expect(problemOf(flooded)).toMatchObject({ code: -31504, server: 'flooding', dispatched: true })
-    expect(problemOf(await back)).toMatchObject({ code: -31504, server: 'retrying', dispatched: true })
+    expect(problemOf(await back)).toMatchObject({ code: -31502, server: 'retrying', dispatched: true })
     const seconds = (performance.now() - begun) / 1000
     const gets = retrying.requests.filter(({ headers }) => headers['last-event-id'] !== undefined).length
     print(`times it came back in ${seconds.toFixed(1)} s`, gets)
-    expect(gets).toBeGreaterThan(5)
-    expect(gets).toBeLessThanOrEqual(10 + seconds + 1)
+    // Nothing but empty events came: a few times are enough.
+    expect(gets).toBeGreaterThan(0)
+    expect(gets).toBeLessThanOrEqual(5)
     // A server that takes connections and cuts them is tried once a second at most, whoever calls it.
     const tries = refusing.requests.length
     const from = performance.now()

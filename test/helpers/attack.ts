@@ -61,6 +61,8 @@ export interface AttackOptions {
   }) => Promise<Record<string, object>> | Record<string, object>
   /** Fields of `listen` besides the port. */
   readonly listen?: object
+  /** Fields of `limits`; wrong keys are not counted unless they are set here. */
+  readonly limits?: object
   /** Those of `servers` that need not be ready when the body begins. */
   readonly sick?: readonly string[]
   readonly timeout?: number
@@ -86,7 +88,7 @@ export function attack(
 async function run(
   id: string,
   body: (attack: Attack) => Promise<void>,
-  { servers, listen = {}, sick = [] }: AttackOptions,
+  { servers, listen = {}, limits = {}, sick = [] }: AttackOptions,
   { task }: TestContext
 ): Promise<void> {
   let gateway: TestGateway | undefined
@@ -101,6 +103,7 @@ async function run(
   const env = { KEY: canary('key'), OTHER: canary('other key'), TOKEN: canary('header of a server') }
   const config = {
     listen: { port: 0, ...listen },
+    limits: { auth_failures: 1_000_000, ...limits },
     servers: {
       healthy: { url: healthy.url, headers: { Authorization: 'Bearer ${TOKEN}' } },
       ...(await servers?.({ ledger, canary }))
