@@ -33,10 +33,10 @@ export function replyAnswer(
   status = 200,
   headers?: ReplyHeaders
 ): void {
-  if (!answer.pieces) return replyJson(res, status, serialiseAnswer(id, answer), headers)
+  const pieces = serialisePieces(id, answer)
+  if (!pieces) return replyJson(res, status, serialiseAnswer(id, answer), headers)
   if (res.headersSent || res.destroyed) return
-  const pieces = serialisePieces(id, answer.pieces)
-  const length = pieces.reduce((sum, piece) => sum + piece.length, 0)
+  const length = pieces.reduce((sum, piece) => sum + Buffer.byteLength(piece), 0)
   res.writeHead(status, jsonHead(length, headers))
   for (const piece of pieces) res.write(piece)
   res.end()

@@ -42,7 +42,7 @@ export type Answer =
       readonly error?: undefined
       readonly pieces?: undefined
     }
-  | { readonly error: RpcError; readonly result?: undefined; readonly pieces?: undefined }
+  | { readonly error: RpcError; readonly text?: undefined; readonly result?: undefined; readonly pieces?: undefined }
   | {
       readonly pieces: readonly Buffer[]
       readonly text?: undefined
@@ -140,14 +140,17 @@ export function readResult(message: string): RawResult | undefined {
  */
 export function serialiseAnswer(id: RpcId | null, answer: Answer): Buffer | string {
   const head = `{"jsonrpc":"2.0","id":${JSON.stringify(id)},`
-  if (answer.pieces) return Buffer.concat(serialisePieces(id, answer.pieces))
+  if (answer.pieces) return Buffer.concat([Buffer.from(`${head}"result":`), ...answer.pieces, closing])
   if (answer.error) return `${head}"error":${JSON.stringify(answer.error)}}`
   return `${head}"result":${answer.text ?? JSON.stringify(answer.result)}}`
 }
 
-/** The same of a result in pieces, which stays in pieces: a page of tools is too large to be copied for every client. */
-export function serialisePieces(id: RpcId | null, pieces: readonly Buffer[]): Buffer[] {
-  return [Buffer.from(`{"jsonrpc":"2.0","id":${JSON.stringify(id)},"result":`), ...pieces, closing]
+/** The same in pieces where it is too large to be joined: undefined where one string is better. */
+export function serialisePieces(id: RpcId | null, { pieces, text }: Answer): readonly (Buffer | string)[] | undefined {
+  const large = pieces ?? (text !== undefined && text.length > largeText ? [text] : undefined)
+  return large && [`{"jsonrpc":"2.0","id":${JSON.stringify(id)},"result":`, ...large, closing]
 }
 
+/** Joining a text of that length costs more than writing it by itself, and as much memory again. */
+const largeText = 256 * 1024
 const closing = Buffer.from('}')
