@@ -17,7 +17,7 @@ const tool = toolName(0)
 const cases = [
   { row: 'call', what: 'HTTP upstream, 2025 client', era: 'legacy', server: 'http' },
   { row: 'call', what: 'HTTP upstream, 2026 client', era: 'modern', server: 'http' },
-  { row: 'call', full: true, what: '2026 HTTP upstream, 2026 client', era: 'modern', server: 'modern' },
+  { row: 'call', what: '2026 HTTP upstream, 2026 client', era: 'modern', server: 'modern' },
   {
     row: 'call',
     full: true,
