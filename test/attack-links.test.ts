@@ -345,13 +345,12 @@ attack(
     const back = call('retrying__do')
     const flooded = await call('flooding__do')
     expect(problemOf(flooded)).toMatchObject({ code: -31504, server: 'flooding', dispatched: true })
-    expect(problemOf(await back)).toMatchObject({ code: -31502, server: 'retrying', dispatched: true })
+    expect(problemOf(await back)).toMatchObject({ code: -31504, server: 'retrying', dispatched: true })
     const seconds = (performance.now() - begun) / 1000
     const gets = retrying.requests.filter(({ headers }) => headers['last-event-id'] !== undefined).length
     print(`times it came back in ${seconds.toFixed(1)} s`, gets)
-    // Nothing but empty events came: a few times are enough.
-    expect(gets).toBeGreaterThan(0)
-    expect(gets).toBeLessThanOrEqual(5)
+    expect(gets).toBeGreaterThan(1)
+    expect(gets).toBeLessThanOrEqual(seconds + 1)
     // A server that takes connections and cuts them is tried once a second at most, whoever calls it.
     const tries = refusing.requests.length
     const from = performance.now()
