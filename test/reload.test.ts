@@ -13,6 +13,7 @@ import type { RawOffer, RawOfferOptions } from './fixtures/types.d.mts'
 import { freePort } from './helpers/gateway-process.js'
 import { bearer, envelope, modern, openSession, post } from './helpers/http.js'
 import { openStream, type Stream } from './helpers/matrix.js'
+import { collectGarbage } from './helpers/memory.js'
 import { marked } from './helpers/processes.js'
 import {
   fixture,
@@ -353,6 +354,29 @@ describe('a reload that changes servers (C10)', () => {
     await waitFor(() => others.filter(alive).length === 1, 'only the newest process')
     await waitFor(() => openDescriptors() <= descriptors + 4, `${descriptors} descriptors, has ${openDescriptors()}`)
     expect(gateway.logged('fault')).toEqual([])
+  })
+
+  test('holds nothing of what it has replaced, however often', async () => {
+    const servers = (round: number): Servers => ({
+      kept: raw('kept', { aliases: [`alias${round}`] }),
+      changed: dialled(web, { headers: { round: String(round >> 2) } })
+    })
+    const web = await offering()
+    await startOver(servers(0))
+    const replaced: WeakRef<object>[] = []
+    const { gateway: parts } = gateway
+    for (let round = 1; round <= 40; round++) {
+      replaced.push(new WeakRef(parts.keys()), new WeakRef(parts.catalog()))
+      gateway.apply(yamlOf(servers(round)))
+      await gateway.until('changed')
+      await modern(gateway.url, secrets.ADMIN, 'tools/list', {})
+    }
+    const held = () => {
+      collectGarbage()
+      return replaced.filter(each => each.deref() !== undefined).length
+    }
+    // The last ones may be on the stack of somebody yet, or a connection may remember with whose key it was let in.
+    await waitFor(() => held() <= 4, 'what was replaced to be forgotten')
   })
 })
 

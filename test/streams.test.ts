@@ -8,8 +8,6 @@ import { connect, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { setFlagsFromString } from 'node:v8'
-import { runInNewContext } from 'node:vm'
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest'
 import { openLedger } from './fixtures/ledger.mjs'
 import { start as startRawHttp } from './fixtures/raw-http.mjs'
@@ -25,10 +23,9 @@ import {
   type TestGateway,
   type TestGatewayOptions
 } from './helpers/with-gateway.js'
+import { collectGarbage } from './helpers/memory.js'
 
 const mib = 1024 * 1024
-setFlagsFromString('--expose-gc')
-const gc = runInNewContext('gc') as () => void
 
 let folder: string
 beforeAll(() => (folder = mkdtempSync(join(tmpdir(), 'switchboard-streams-'))))
@@ -156,7 +153,7 @@ async function unharmed(by: Neighbour): Promise<void> {
 
 /** What this process holds on to, the gateway in it. */
 function held(): number {
-  gc()
+  collectGarbage()
   const { heapUsed, external } = process.memoryUsage()
   return heapUsed + external
 }

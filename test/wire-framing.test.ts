@@ -1,10 +1,9 @@
-import { setFlagsFromString } from 'node:v8'
-import { runInNewContext } from 'node:vm'
 import { createParser } from 'eventsource-parser'
 import fc from 'fast-check'
 import { describe, expect, it, vi } from 'vitest'
 import { createLineSplitter } from '../src/wire/framing.js'
 import { sseComment, sseEvent, sseMessage } from '../src/wire/sse-format.js'
+import { collectGarbage } from './helpers/memory.js'
 
 function split(chunks: readonly Buffer[], maxBytes?: number) {
   const lines: string[] = []
@@ -22,11 +21,6 @@ function split(chunks: readonly Buffer[], maxBytes?: number) {
 function cut(bytes: Buffer, borders: readonly number[]): Buffer[] {
   const at = [0, ...borders.map(border => border % (bytes.length + 1)).sort((a, b) => a - b), bytes.length]
   return at.slice(1).map((end, i) => bytes.subarray(at[i], end))
-}
-
-function collectGarbage(): void {
-  setFlagsFromString('--expose-gc')
-  ;(runInNewContext('gc') as () => void)()
 }
 
 const message = fc.record({ id: fc.integer(), text: fc.string({ unit: 'binary' }), more: fc.jsonValue() })

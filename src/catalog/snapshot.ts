@@ -65,12 +65,7 @@ export interface Catalog extends Router {
 
 /** Builds the catalog of `sources`, in their order; parts whose offer is the same object are taken over from `previous`. */
 export function buildCatalog(sources: readonly CatalogSource[], previous?: Catalog): Catalog {
-  const old = new Map(previous?.servers.map(part => [part.source.id, part]))
-  const servers = sources.map(source => {
-    const kept = old.get(source.id)
-    if (!kept || !sameOffer(kept.source, source)) return serverPart(source)
-    return { ...kept, source }
-  })
+  const servers = serverParts(sources, previous)
   const clashes: CatalogFinding[] = []
   const tools = byPublicName(servers, 'tools', clashes)
   const prompts = byPublicName(servers, 'prompts', clashes)
@@ -99,6 +94,16 @@ export function buildCatalog(sources: readonly CatalogSource[], previous?: Catal
     byBareName: name => bare.get(name) ?? [],
     ...createRouter(servers, server)
   }
+}
+
+/** Apart from the catalog, whose functions would else hold the parts before for as long as they live. */
+function serverParts(sources: readonly CatalogSource[], previous: Catalog | undefined): readonly ServerPart[] {
+  const old = new Map(previous?.servers.map(part => [part.source.id, part]))
+  return sources.map(source => {
+    const kept = old.get(source.id)
+    if (!kept || !sameOffer(kept.source, source)) return serverPart(source)
+    return { ...kept, source }
+  })
 }
 
 function sameOffer(a: CatalogSource, b: CatalogSource): boolean {

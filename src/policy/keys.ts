@@ -64,30 +64,9 @@ const maxSecret = 4096
 
 /** Builds the ring once per configuration; keys with equal grants share one policy. */
 export function createKeyRing({ keys: configs, generated, before, now = Date.now }: KeyRingOptions): KeyRing {
-  const policies = new Map<string, Policy>()
-  const keys = new Map<string, Key>()
-  const byDigest = new Map<string, Key>()
-  const isOver = ({ expires }: Pick<Key, 'expires'>) => expires !== undefined && expires <= now()
-
-  /** The one it had, unless it was revoked by a date that has been put off. */
-  function revocationOf(digest: string, key: Omit<Key, 'revocation'>): Cancellation {
-    const had = before?.byDigest.get(digest)
-    return had?.id === key.id && (!had.revocation.reason || isOver(key)) ? had.revocation : new Cancellation()
-  }
-
-  for (const { id, allow, secrets, expires } of configs) {
-    const compiled = compilePolicy(allow)
-    const policy = policies.get(compiled.id) ?? compiled
-    policies.set(policy.id, policy)
-    const facts = { id, policy, ...(expires !== undefined && { expires }) }
-    for (const secret of secrets) {
-      const digest = secret.kind === 'digest' ? secret.sha256.toLowerCase() : digestOf(generated(id))
-      const key: Key = Object.freeze({ ...facts, revocation: revocationOf(digest, facts) })
-      byDigest.set(digest, key)
-      keys.set(id, key)
-    }
-  }
-
+  const isOver: IsOver = ({ expires }) => expires !== undefined && expires <= now()
+  const byDigest = openKeys(configs, generated, before?.byDigest, isOver)
+  const keys = new Map([...byDigest.values()].map(key => [key.id, key]))
   const accepted = new WeakMap<object, Accepted>()
 
   function keyOf(headers: IncomingHttpHeaders, connection: object | undefined): Key | 'missing' | 'invalid' {
@@ -122,6 +101,40 @@ export function createKeyRing({ keys: configs, generated, before, now = Date.now
       return { key }
     }
   }
+}
+
+type IsOver = (key: Pick<Key, 'expires'>) => boolean
+
+/**
+ * What each secret opens, by its digest. Apart from the ring, whose functions would else hold the ring before for as
+ * long as they live, and with it all before that.
+ */
+function openKeys(
+  configs: readonly KeyConfig[],
+  generated: KeyRingOptions['generated'],
+  before: ReadonlyMap<string, Key> | undefined,
+  isOver: IsOver
+): ReadonlyMap<string, Key> {
+  const policies = new Map<string, Policy>()
+  const byDigest = new Map<string, Key>()
+
+  /** The one it had, unless it was revoked by a date that has been put off. */
+  function revocationOf(digest: string, key: Omit<Key, 'revocation'>): Cancellation {
+    const had = before?.get(digest)
+    return had?.id === key.id && (!had.revocation.reason || isOver(key)) ? had.revocation : new Cancellation()
+  }
+
+  for (const { id, allow, secrets, expires } of configs) {
+    const compiled = compilePolicy(allow)
+    const policy = policies.get(compiled.id) ?? compiled
+    policies.set(policy.id, policy)
+    const facts = { id, policy, ...(expires !== undefined && { expires }) }
+    for (const secret of secrets) {
+      const digest = secret.kind === 'digest' ? secret.sha256.toLowerCase() : digestOf(generated(id))
+      byDigest.set(digest, Object.freeze({ ...facts, revocation: revocationOf(digest, facts) }))
+    }
+  }
+  return byDigest
 }
 
 /** A new secret for a key: 256 random bits behind a prefix that secret scanners can recognise. */

@@ -3,8 +3,6 @@
  * own while three things go on: a bystander whose calls must not suffer, a ledger of calls that must come out even, and a
  * search for secrets in everything the gateway says. What they found stands in the meta data of the test.
  */
-import { setFlagsFromString } from 'node:v8'
-import { runInNewContext } from 'node:vm'
 import { request, type Dispatcher } from 'undici'
 import { expect, onTestFinished, test, type TestContext } from 'vitest'
 import { start as startRawHttp } from '../fixtures/raw-http.mjs'
@@ -170,12 +168,3 @@ async function run(
 
 const fetched = ({ body }: Dispatcher.ResponseData) => body.dump()
 const rounded = (figure: number) => Number(figure.toFixed(figure < 10 ? 2 : 0))
-
-/** Bytes in use after a full collection: heap and buffers. */
-export function heldBytes(): number {
-  setFlagsFromString('--expose-gc')
-  const collect = runInNewContext('gc') as () => void
-  collect()
-  const { heapUsed, arrayBuffers } = process.memoryUsage()
-  return heapUsed + arrayBuffers
-}
