@@ -30,8 +30,8 @@ import type { Log } from './observe/log.js'
 import { createAuthFailures } from './policy/auth-failures.js'
 import { createKeyRing, newSecret, type Key, type KeyRing } from './policy/keys.js'
 import { createLimits } from './policy/limits.js'
-import { toSwitchboardError } from './errors.js'
-import { createRelay, type Exchange, type Snapshot } from './relay.js'
+import type { Snapshot } from './parties.js'
+import { createRelay } from './relay.js'
 import type { State } from './state.js'
 import { createTaskIds } from './tasks.js'
 import type { Verdict } from './upstream/connect.js'
@@ -39,16 +39,16 @@ import { Fleet, type FleetChange } from './upstream/fleet.js'
 import { createOrphans } from './upstream/orphans.js'
 import { Upstream, type UpstreamStatus } from './upstream/upstream.js'
 import { version } from './version.js'
+import { Deadlines } from './wire/deadlines.js'
 import { mostTalkative } from './wire/log-level.js'
 import { createSealer } from './wire/sealing.js'
-import { Slots } from './wire/slots.js'
 
 export interface GatewayOptions {
   readonly config: Config
   readonly state: State
   readonly log: Log
   /** Other times than a gateway has, for tests. */
-  readonly pace?: Partial<Pick<StreamTerms, 'commitMs' | 'keepAliveMs'>>
+  readonly pace?: { readonly commitMs?: number; readonly keepAliveMs?: number }
   /** How long calls of a server that is replaced or removed may take to end, in milliseconds. @default 30000 */
   readonly retireMs?: number
 }
@@ -96,7 +96,6 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
   let keyRing = createKeyRing({ keys: config.keys, generated })
   const keyNow = (key: Key) => keyRing.byId(key.id) ?? key
   let ready = true
-  const running = new Slots<Exchange>()
   let snapshot: Snapshot = emptySnapshot()
   let told = new Set<string>()
   const reload = { ok: true, at: Date.now() }
@@ -177,40 +176,17 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
     metrics.call(record)
   }
   const sealer = createSealer({ secrets: sealSecrets(first, state) })
+  const calls = createLimits({ inFlight: limits.callsPerKey })
   const relay = createRelay({
     snapshot: () => snapshot,
     onList,
-    limits: createLimits({ inFlight: limits.callsPerKey }),
+    limits: calls,
     perSecond: limits.notificationsPerSecond,
     audit,
     serverInfo,
     taskIds: createTaskIds(sealer),
     keyNow
   })
-  /** Calls are known while they run: a shutdown waits for them, and a key that is revoked ends its own. */
-  const tracked = async <T>(exchange: Exchange, call: () => Promise<T>): Promise<T> => {
-    const slot = running.add(exchange)
-    // Its body may have come after the key went.
-    const { reason } = exchange.key.revocation
-    if (reason) exchange.cancellation.cancel(reason)
-    try {
-      return await call()
-    } finally {
-      running.remove(slot)
-    }
-  }
-  const counted: typeof relay = {
-    ...relay,
-    callTool: (exchange, params) => tracked(exchange, () => relay.callTool(exchange, params)),
-    ask: (exchange, method, params) => tracked(exchange, () => relay.ask(exchange, method, params)),
-    async subscribe(asker, params, tell) {
-      const subscribed = await relay.subscribe(asker, params, tell)
-      const { reason } = asker.key.revocation
-      if (!reason || subscribed.error) return subscribed
-      subscribed.release()
-      return { error: toSwitchboardError(reason).toRpc() }
-    }
-  }
   const listeners = createListeners((key, scope, change) => relay.signature(keyNow(key), scope, change))
   const held = createLiveState(limits.liveStatePerKey)
   const onLevel = () => {
@@ -218,15 +194,15 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
     if (logLevel !== undefined) for (const upstream of upstreams()) upstream.setLogLevel(logLevel)
   }
   const cutOff = createCutOff(log)
+  const commitMs = pace?.commitMs ?? 10_000
   const terms: StreamTerms = {
     maxWaiting: limits.streamBytes,
     cutOff,
-    keepAliveMs: 15_000,
-    commitMs: 10_000,
-    ...pace
+    keepAliveMs: pace?.keepAliveMs ?? 15_000,
+    commits: new Deadlines(commitMs, commitMs)
   }
-  const legacy = createLegacy({ relay: counted, serverInfo, held, onLevel })
-  const modern = createModern({ relay: counted, listeners, serverInfo, held, terms })
+  const legacy = createLegacy({ relay, serverInfo, held, onLevel })
+  const modern = createModern({ relay, listeners, serverInfo, held, terms })
   const readJson = createReadJson(limits)
   const sse = createSse({ legacy, listeners, held, readJson, terms })
   const sessionStreams = createSessionStreams({
@@ -254,7 +230,7 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
       batchMessages: limits.batchMessages
     }),
     sse,
-    rest: createRest({ relay: counted, readJson, terms, serverInfo }),
+    rest: createRest({ relay, readJson, terms, serverInfo }),
     metrics: ({ id, policy }) =>
       metrics.scrape(policy.seesAll ? undefined : { keyId: id, seesServer: server => policy.seesServer(server) }),
     log,
@@ -281,12 +257,7 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
   function revoke(before: KeyRing, now: KeyRing): readonly string[] {
     const revoked = before.revoke(now)
     if (revoked.length === 0) return revoked
-    const ended = new Map<string, number>()
-    for (const { key, cancellation } of [...running]) {
-      if (!key.revocation.reason || cancellation.reason) continue
-      cancellation.cancel(key.revocation.reason)
-      ended.set(key.id, (ended.get(key.id) ?? 0) + 1)
-    }
+    const ended = calls.endRevoked()
     for (const id of revoked) {
       const key = now.byId(id)
       if (!key || key.revocation.reason) sessions.forgetKey(id)
@@ -315,7 +286,7 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
     ready = false
     server.stopListening()
     const deadline = performance.now() + limits.drainTimeout * 1000
-    while (running.size > 0 && performance.now() < deadline) await new Promise(resolve => setTimeout(resolve, 20))
+    while (calls.running > 0 && performance.now() < deadline) await new Promise(resolve => setTimeout(resolve, 20))
     sessions.close()
     sse.close()
     modern.close()

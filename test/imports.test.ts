@@ -14,6 +14,7 @@ const table: Record<string, { may: readonly string[]; types?: readonly string[] 
   gateway: {
     may: [
       'relay',
+      'parties',
       'tasks',
       'backchannel',
       'config',
@@ -29,15 +30,33 @@ const table: Record<string, { may: readonly string[]; types?: readonly string[] 
     ]
   },
   relay: {
-    may: ['answers', 'targets', 'legs', 'subscriptions', 'tasks', 'catalog', 'policy', 'errors', 'wire', 'observe']
+    may: [
+      'shown',
+      'told',
+      'finding',
+      'answers',
+      'targets',
+      'legs',
+      'tasks',
+      'parties',
+      'catalog',
+      'policy',
+      'errors',
+      'wire',
+      'observe'
+    ]
   },
+  parties: { may: [], types: ['catalog', 'policy', 'wire'] },
+  finding: { may: ['targets', 'parties', 'catalog', 'wire'] },
+  shown: { may: ['finding', 'parties', 'catalog', 'policy', 'errors', 'wire'] },
+  told: { may: ['answers', 'finding', 'subscriptions', 'targets', 'parties', 'policy', 'errors', 'wire'] },
   answers: { may: ['catalog', 'errors', 'wire', 'observe'] },
   legs: { may: ['catalog', 'wire'] },
   targets: { may: ['catalog', 'tasks', 'errors', 'wire'] },
   subscriptions: { may: [] },
   tasks: { may: ['wire'] },
   backchannel: { may: ['catalog', 'policy', 'errors', 'wire', 'observe'] },
-  downstream: { may: ['relay', 'backchannel', 'policy', 'errors', 'wire', 'observe'], types: ['catalog'] },
+  downstream: { may: ['relay', 'parties', 'backchannel', 'policy', 'errors', 'wire', 'observe'], types: ['catalog'] },
   upstream: { may: ['errors', 'wire', 'observe'], types: ['config'] },
   catalog: { may: ['errors', 'wire'], types: ['config'] },
   policy: { may: ['errors', 'wire'], types: ['config'] },

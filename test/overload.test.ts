@@ -188,19 +188,24 @@ describe('places of one server', () => {
 
   it('are given back however a wait ends, so that none is lost to a key', async () => {
     const places = new Places({ server: 's', concurrency: 1, queue: 4, queueTimeout: 0.05 })
-    expect(places.enter()).toBe(true)
-    const task = () => Promise.resolve('ran')
+    const leave = places.enter()
+    expect(places.enter()).toBeUndefined()
     for (let round = 0; round < 20; round++) {
       const taken = new Cancellation()
-      const waits = [places.wait('a', taken, task), places.wait('a', new Cancellation(), task)]
-      await expect(places.wait('a', new Cancellation(), task)).rejects.toThrow(/2 calls of this key are waiting/)
+      const waits = [places.turn('a', taken), places.turn('a', new Cancellation())]
+      await expect(places.turn('a', new Cancellation())).rejects.toThrow(/2 calls of this key are waiting/)
       taken.cancel(new Error('taken back'))
       await expect(waits[0]).rejects.toThrow('taken back')
       await expect(waits[1]).rejects.toThrow(/all its 1 places were taken for 0.05 s/)
     }
-    const waits = [places.wait('a', new Cancellation(), task), places.wait('b', new Cancellation(), task)]
-    places.leave()
-    expect(await Promise.all(waits)).toEqual(['ran', 'ran'])
+    const waits = [places.turn('a', new Cancellation()), places.turn('b', new Cancellation())]
+    leave?.()
+    const first = await waits[0]
+    expect([places.running, places.waiting]).toEqual([1, 1])
+    first?.()
+    const second = await waits[1]
+    second?.()
+    await waitFor(() => places.running === 0, 'an empty server')
     expect([places.running, places.waiting]).toEqual([0, 0])
   })
 

@@ -3,7 +3,8 @@
  * vocabulary. Transports keep the conversation's state; this keeps none.
  */
 import { toSwitchboardError } from '../errors.js'
-import type { Exchange, Relay } from '../relay.js'
+import type { Exchange } from '../parties.js'
+import type { Relay } from '../relay.js'
 import { isLegacyVersion, legacyVersions, withoutTasks } from '../wire/era.js'
 import {
   isObject,

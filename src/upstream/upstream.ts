@@ -9,6 +9,7 @@ import type { LimitsConfig, ServerConfig } from '../config/schema.js'
 import { reasonOf, SwitchboardError } from '../errors.js'
 import type { Log } from '../observe/log.js'
 import { Cancellation } from '../wire/cancellation.js'
+import { Deadlines } from '../wire/deadlines.js'
 import type { Era } from '../wire/era.js'
 import type { Answer, Json } from '../wire/json-rpc.js'
 import type { Leg } from '../wire/leg.js'
@@ -17,13 +18,13 @@ import { connect, type Connection, type Verdict } from './connect.js'
 import { createIdleWatch, type IdleWatch } from './idle.js'
 import { KeptOffer } from './kept-offer.js'
 import { TimedLeg } from './timed-leg.js'
-import { Deadlines } from './deadline.js'
 import type { GatewayIdentity, Link, LinkInfo } from './link.js'
 import type { Orphans } from './orphans.js'
 import { createNoiseLog, type NoiseLog } from './noise.js'
 import type { OnUpdated } from './standing.js'
-import { Places, Shares } from './places.js'
+import { Places } from './places.js'
 import { backoffMs, earliestAttempt, healthyMs } from './supervisor.js'
+import { Waiters } from './waiters.js'
 
 export interface UpstreamOptions {
   readonly config: ServerConfig
@@ -78,8 +79,7 @@ export class Upstream {
   readonly #places: Places
   readonly #deadlines: Deadlines
   readonly #kept: KeptOffer
-  readonly #waiters = new Set<{ resolve: () => void; reject: (error: Error) => void }>()
-  readonly #waiterShares: Shares
+  readonly #waiters: Waiters
   #state: UpstreamState = 'starting'
   #since = Date.now()
   #started = 0
@@ -116,7 +116,7 @@ export class Upstream {
       const message = 'what it writes on stdout is no MCP message and is skipped; a stdio server must log to stderr'
       options.log.warn({ event: 'upstream.noise', server: this.id, lines, bytes, message })
     })
-    this.#waiterShares = new Shares(options.config.queue + options.config.concurrency)
+    this.#waiters = new Waiters(options.config.id, options.config.queue + options.config.concurrency)
     this.#places = new Places({ server: options.config.id, ...options.config })
     this.#kept = new KeptOffer({
       server: options.config.id,
@@ -255,16 +255,26 @@ export class Upstream {
   async request(method: string, params: Json | undefined, asked: Leg): Promise<Answer> {
     const leg = new TimedLeg(this.config, this.#deadlines, asked)
     this.#idle.begin()
+    let leave: (() => void) | undefined
     try {
       if (!this.#link) await this.#linked(leg.cancellation, leg.principal)
-      if (!this.#places.enter())
-        return await this.#places.wait(leg.principal ?? '', leg.cancellation, () => this.#deliver(method, params, leg))
-      try {
-        return await this.#deliver(method, params, leg)
-      } finally {
-        this.#places.leave()
+      leave = this.#places.enter() ?? (await this.#places.turn(leg.principal ?? '', leg.cancellation))
+      for (let again = false; ; again = true) {
+        if (leg.cancellation.reason) throw leg.cancellation.reason
+        const link = this.#link
+        try {
+          if (!link) throw this.#downError()
+          return await link.request(method, params, leg)
+        } catch (error) {
+          // An HTTP server has no connection that could break while idle: a refused request is how its absence shows.
+          const absent = error instanceof SwitchboardError && error.code === 'upstream_down'
+          if (absent && link && this.#link === link) this.#lost(error.message)
+          if (again || !this.#mayRepeat(error, leg)) throw error
+          await this.#linked(leg.cancellation, leg.principal)
+        }
       }
     } finally {
+      leave?.()
       leg.end()
       this.#idle.end()
     }
@@ -277,7 +287,7 @@ export class Upstream {
     this.#noise.close()
     this.#idle.close()
     this.#kept.leave()
-    this.#wake(
+    this.#waiters.wake(
       new SwitchboardError('upstream_down', 'the gateway no longer serves it', { server: this.id, dispatched: false })
     )
     this.#attemptEnd.cancel(this.#downError())
@@ -285,24 +295,6 @@ export class Upstream {
     this.#connection = this.#link = undefined
     await Promise.all([connection?.close(), this.#ending])
     await this.#attempt
-  }
-
-  /** Sends it, and once more if it may be. */
-  async #deliver(method: string, params: Json | undefined, leg: Leg): Promise<Answer> {
-    for (let again = false; ; again = true) {
-      if (leg.cancellation.reason) throw leg.cancellation.reason
-      const link = this.#link
-      try {
-        if (!link) throw this.#downError()
-        return await link.request(method, params, leg)
-      } catch (error) {
-        // An HTTP server has no connection that could break while idle: a refused request is how its absence shows.
-        const absent = error instanceof SwitchboardError && error.code === 'upstream_down'
-        if (absent && link && this.#link === link) this.#lost(error.message)
-        if (again || !this.#mayRepeat(error, leg)) throw error
-        await this.#linked(leg.cancellation, leg.principal)
-      }
-    }
   }
 
   /** A request is sent again only if it provably was not delivered, or if its tool says that twice does no harm. */
@@ -318,34 +310,10 @@ export class Upstream {
     if (this.#link) return Promise.resolve()
     if (this.#state === 'stopped') return Promise.reject(this.#downError())
     if (cancellation.reason) return Promise.reject(cancellation.reason)
-    const isFull = this.#waiters.size >= this.config.queue + this.config.concurrency
-    if (isFull || !this.#waiterShares.take(key)) {
-      const why = isFull
-        ? `it is starting and ${this.#waiters.size} calls wait for it already`
-        : `it is starting and ${this.#waiterShares.of(key)} calls of this key wait for it already, and no key may have more`
-      const facts = { server: this.id, dispatched: false, retryAfterMs: 1000 }
-      return Promise.reject(new SwitchboardError('upstream_overloaded', why, facts))
-    }
+    const linked = this.#waiters.wait(cancellation, key)
     if (!this.#attempt)
       this.#schedule(earliestAttempt(this.#lastAttempt, this.#crashes, performance.now()) - performance.now())
-    return new Promise((resolve, reject) => {
-      const waiter = { resolve: () => end(resolve), reject: (error: Error) => end(() => reject(error)) }
-      const end = (act: () => void) => {
-        this.#waiters.delete(waiter)
-        this.#waiterShares.giveBack(key)
-        release()
-        act()
-      }
-      this.#waiters.add(waiter)
-      const release = cancellation.onCancel(waiter.reject)
-    })
-  }
-
-  #wake(error?: Error): void {
-    for (const waiter of [...this.#waiters]) {
-      if (error) waiter.reject(error)
-      else waiter.resolve()
-    }
+    return linked
   }
 
   #schedule(ms: number): void {
@@ -394,12 +362,12 @@ export class Upstream {
       this.#link = connection.link
       this.#linkedAt = performance.now()
       this.#verdict = connection.verdict
-      if (this.tools) this.#wake()
+      if (this.tools) this.#waiters.wake()
       await this.#kept.follow(connection.link)
       if (this.#link !== connection.link) return
       this.#connectMs = Math.round(performance.now() - started)
       this.#become('ready', this.#listProblem)
-      this.#wake()
+      this.#waiters.wake()
       this.#idle.arm()
       const { era, version } = connection.link.info
       const { transport } = connection.verdict
@@ -473,7 +441,7 @@ export class Upstream {
     const stderr = this.#lastLines.length > 0 && { stderr: this.#lastLines }
     this.#lastLines = []
     this.#options.log.warn({ event: 'upstream.down', server: this.id, reason, retryMs: wait, ...stderr })
-    this.#wake(this.#downError(wait))
+    this.#waiters.wake(this.#downError(wait))
     this.#schedule(wait)
   }
 
