@@ -2,7 +2,6 @@
  * The composition root: builds everything once, wires it, starts and ends it. The only file that knows everyone.
  * Configuration becomes running parts in `apply`, on the first boot as on every later change.
  */
-import { createHash, randomBytes } from 'node:crypto'
 import { keepApplied } from './catalog/applied.js'
 import { buildCatalog, type Catalog, type CatalogFinding } from './catalog/snapshot.js'
 import { createDiskCache } from './catalog/disk-cache.js'
@@ -28,10 +27,11 @@ import { createAudit } from './observe/audit.js'
 import { createMetrics } from './observe/metrics.js'
 import type { Log } from './observe/log.js'
 import { createAuthFailures } from './policy/auth-failures.js'
-import { createKeyRing, newSecret, type Key, type KeyRing } from './policy/keys.js'
+import { createKeyRing, type Key, type KeyRing } from './policy/keys.js'
 import { createLimits } from './policy/limits.js'
 import type { Snapshot } from './parties.js'
 import { createRelay } from './relay.js'
+import { createGeneratedSecrets, sealSecrets } from './secrets.js'
 import type { State } from './state.js'
 import { createTaskIds } from './tasks.js'
 import type { Verdict } from './upstream/connect.js'
@@ -175,7 +175,7 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
     writeAudit(record)
     metrics.call(record)
   }
-  const sealer = createSealer({ secrets: sealSecrets(first, state) })
+  const sealer = createSealer({ secrets: sealSecrets(first.sessionSecret, state) })
   const calls = createLimits({ inFlight: limits.callsPerKey })
   const relay = createRelay({
     snapshot: () => snapshot,
@@ -349,39 +349,4 @@ function tellFindings(findings: readonly CatalogFinding[], told: ReadonlySet<str
     now.add(id)
   }
   return now
-}
-
-/** Secrets that seal session ids: the configured one, or one made at the first start and kept. */
-function sealSecrets({ sessionSecret }: Config, state: State): Buffer[] {
-  if (sessionSecret !== undefined) return [createHash('sha256').update(sessionSecret).digest()]
-  const kept = state
-    .read('seal.key')
-    ?.toString()
-    .split('\n')
-    .filter(line => /^[0-9a-f]{64}$/.test(line))
-  if (kept && kept.length > 0) return kept.map(line => Buffer.from(line, 'hex'))
-  const secret = randomBytes(32)
-  state.write('seal.key', secret.toString('hex') + '\n')
-  return [secret]
-}
-
-/** Secrets of keys configured as `generated`: made when first asked for, kept in the state directory. */
-export function createGeneratedSecrets(state: State): (id: string) => string {
-  return id => {
-    const kept = readGeneratedSecrets(state)
-    const secret = kept[id]
-    if (secret !== undefined) return secret
-    const made = newSecret()
-    state.write('keys.json', JSON.stringify({ ...kept, [id]: made }, null, 2) + '\n')
-    return made
-  }
-}
-
-export function readGeneratedSecrets(state: State): Record<string, string> {
-  try {
-    const value: unknown = JSON.parse(state.read('keys.json')?.toString() ?? '{}')
-    return typeof value === 'object' && value !== null ? (value as Record<string, string>) : {}
-  } catch {
-    return {}
-  }
 }

@@ -9,13 +9,26 @@ const root = resolve(import.meta.dirname, '..', 'src')
 const table: Record<string, { may: readonly string[]; types?: readonly string[] }> = {
   cli: { may: ['commands', 'config', 'version'] },
   commands: {
-    may: ['gateway', 'config', 'upstream', 'catalog', 'policy', 'observe', 'errors', 'wire', 'state', 'version']
+    may: [
+      'gateway',
+      'config',
+      'upstream',
+      'catalog',
+      'policy',
+      'observe',
+      'errors',
+      'wire',
+      'secrets',
+      'state',
+      'version'
+    ]
   },
   gateway: {
     may: [
       'relay',
       'parties',
       'tasks',
+      'secrets',
       'backchannel',
       'config',
       'downstream',
@@ -62,6 +75,7 @@ const table: Record<string, { may: readonly string[]; types?: readonly string[] 
   policy: { may: ['errors', 'wire'], types: ['config'] },
   observe: { may: ['errors'], types: ['config'] },
   config: { may: ['errors'] },
+  secrets: { may: ['policy'], types: ['state'] },
   state: { may: ['errors'] },
   wire: { may: [] },
   errors: { may: [] },
