@@ -59,7 +59,7 @@ const sections: Readonly<Record<string, readonly (readonly [string, string, More
     ['U5', 'Noise', { alone: own }],
     ['U6', 'A message without an end', { replaced: '32 MiB for 10', alone: own }],
     ['U7', 'Answers that are none', { replaced: 'errors pass unaltered; an HTTP answer with -32021 is 400' }],
-    ['U8', 'Ids of nobody', { lacks: 'a warning above 100 a minute: they are counted' }],
+    ['U8', 'Ids of nobody'],
     ['U9', 'Lists without end', { replaced: '10,000 tools; a list that takes too long is left as it was' }],
     ['U10', 'A storm of list_changed', { replaced: 'every 2 s for 5' }],
     ['U11', 'Poisoned descriptions', { replaced: 'flagged, never edited, no sizes' }],

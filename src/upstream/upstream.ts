@@ -22,6 +22,7 @@ import type { GatewayIdentity, Link, LinkInfo } from './link.js'
 import type { Orphans } from './orphans.js'
 import { createNoiseLog, type NoiseLog } from './noise.js'
 import type { OnUpdated } from './standing.js'
+import { createStrays, type Strays } from './strays.js'
 import { Places, Shares } from './places.js'
 import { backoffMs, earliestAttempt, healthyMs } from './supervisor.js'
 
@@ -71,6 +72,7 @@ export interface UpstreamStatus {
 const firstListMs = 5000
 /** What a server was found to speak is believed for a day. */
 const verdictMs = 24 * 3600 * 1000
+const straysMessage = 'it sends answers or messages that belong to nobody; they are dropped'
 
 export class Upstream {
   readonly config: ServerConfig
@@ -99,7 +101,7 @@ export class Upstream {
   #connectMs: number | undefined
   #failures = 0
   #restarts = 0
-  #unattributed = 0
+  readonly #strays: Strays
   #crashes: number[] = []
   #noise: NoiseLog
   #idle: IdleWatch
@@ -116,6 +118,9 @@ export class Upstream {
       const message = 'what it writes on stdout is no MCP message and is skipped; a stdio server must log to stderr'
       options.log.warn({ event: 'upstream.noise', server: this.id, lines, bytes, message })
     })
+    this.#strays = createStrays(messages =>
+      options.log.warn({ event: 'upstream.strays', server: this.id, messages, message: straysMessage })
+    )
     this.#waiterShares = new Shares(options.config.queue + options.config.concurrency)
     this.#places = new Places({ server: options.config.id, ...options.config })
     this.#kept = new KeptOffer({
@@ -223,7 +228,7 @@ export class Upstream {
       since: this.#since,
       transport: this.#verdict?.transport ?? this.config.transport,
       restarts: this.#restarts,
-      unattributed: this.#unattributed,
+      unattributed: this.#strays.count,
       running: this.#places.running,
       waiting: this.#places.waiting + this.#waiters.size,
       ...(era && { era }),
@@ -378,9 +383,9 @@ export class Upstream {
         ...(orphans && { orphans }),
         hooks: {
           onNotification: notification => {
-            if (!this.#kept.notified(notification)) this.#unattributed++
+            if (!this.#kept.notified(notification)) this.#strays.add()
           },
-          onStray: () => this.#unattributed++,
+          onStray: () => this.#strays.add(),
           onLost: reason => this.#lost(reason),
           onRenewed: () => this.#link && this.#kept.renewed(this.#link),
           onLine: line => log.debug({ event: 'upstream.stderr', server: this.id, line }),
