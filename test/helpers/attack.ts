@@ -67,8 +67,9 @@ export interface Attack extends Attacking {
 
 export interface ProcessAttack extends Attacking {
   readonly gateway: GatewayProcess
-  /** Its servers.yaml. */
+  /** Its servers.yaml, and the variables in it. */
   readonly file: string
+  readonly env: Readonly<Record<string, string>>
   /** Waits until the server is ready. */
   readonly until: (server: string) => Promise<void>
 }
@@ -123,7 +124,7 @@ export const noncesOf = (requests: readonly { message: any }[]): string[] =>
     message?.method === 'tools/call' ? ((message.params?.arguments?.nonce as string | undefined) ?? []) : []
   )
 
-/** The same of what a program of the fixtures wrote into its ledger: `slow` and `count` note them. */
+/** The same of what a program of the fixtures wrote into its ledger: `echo`, `slow` and `count` note them. */
 export const noncesNoted = (ledger: { lines(): readonly string[] }): string[] =>
   ledger.lines().flatMap(line => /^(?:started|called) (nonce-.*)$/.exec(line)?.[1] ?? [])
 
@@ -212,7 +213,7 @@ export function attackProcess(
           .filter(server => !sick.includes(server))
           .map(until)
       )
-      return { ...company.attacking(gateway.url), gateway, file, until }
+      return { ...company.attacking(gateway.url), gateway, file, env: company.env, until }
     }
     return body(begin, company)
   })
