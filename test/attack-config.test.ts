@@ -5,19 +5,21 @@
  * C5 config.test.ts "a secret" and observe.test.ts "a secret"; C6 policy.test.ts.
  */
 import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { randomUUID } from 'node:crypto'
 import { createServer } from 'node:http'
-import { once } from 'node:events'
-import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import fc from 'fast-check'
-import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest'
+import { describe, expect, it, onTestFinished } from 'vitest'
 import { loadConfig, parseConfig, type Loaded } from '../src/config/load.js'
 import { compilePolicy } from '../src/policy/policy.js'
+import { openLedger } from './fixtures/ledger.mjs'
+import { attackFrom, noncesNoted } from './helpers/attack.js'
+import { listening } from './helpers/evil.js'
 import { runSwitchboard } from './helpers/gateway-process.js'
 import { bearer, envelope, modern, openSession, post, send } from './helpers/http.js'
 import { marked } from './helpers/processes.js'
-import { fixture, secrets, startTestGateway, waitFor, type TestGateway } from './helpers/with-gateway.js'
+import { fixture, waitFor } from './helpers/with-gateway.js'
 
 function temporary(): string {
   const dir = mkdtempSync(join(tmpdir(), 'switchboard-attack-config-'))
@@ -390,62 +392,52 @@ describe('C8: a package without its version', () => {
   })
 })
 
-describe('C9: no request', () => {
-  let dir: string
-  let gateway: TestGateway
-  let asked: string[]
-  let lure: ReturnType<typeof createServer>
-  const marker = 'attack-config-c9'
+/** The paths of all doors, as they stand in the source. */
+function doors(): string[] {
+  const source = readFileSync(new URL('../src/downstream/app.ts', import.meta.url), 'utf8')
+  const single = [...source.matchAll(/app\.(get|post|put|patch|delete|all)\(\s*'([^']+)'/g)]
+  const many = [...source.matchAll(/for \(const path of \[([^\]]+)\]/g)].flatMap(([, list = '']) => [
+    ...list.matchAll(/'([^']+)'/g)
+  ])
+  return [...new Set([...single.map(([, , path = '']) => path), ...many.map(([, path = '']) => path)])].sort()
+}
 
-  beforeAll(async () => {
-    dir = mkdtempSync(join(tmpdir(), 'switchboard-attack-config-'))
-    asked = []
-    lure = createServer((req, res) => {
+it('C9: no request can name a program or an address: these are all the doors there are', () => {
+  expect(doors()).toEqual([
+    '/health',
+    '/healthz',
+    '/mcp',
+    '/mcp/',
+    '/mcp/:server',
+    '/mcp/:server/',
+    '/messages',
+    '/metrics',
+    '/openapi.json',
+    '/readyz',
+    '/sse',
+    '/tools',
+    '/tools/:name'
+  ])
+})
+
+attackFrom(
+  'C9',
+  'no request to any door, with a command, args, env or url wherever it may stand, starts a process or dials an address',
+  async (begin, made) => {
+    const dir = temporary()
+    const asked: string[] = []
+    const lure = createServer((req, res) => {
       asked.push(String(req.url))
       res.end()
-    }).listen(0, '127.0.0.1')
-    await once(lure, 'listening')
-    gateway = await startTestGateway(
-      `servers: { raw: { command: node, args: [${JSON.stringify(fixture('raw-stdio.mjs'))}], env: { MARKER: ${marker} } } }\nkeys: { admin: { secret: "\${ADMIN}", allow: "*" } }\n`
-    )
-    await gateway.until('raw')
-  })
-  afterAll(async () => {
-    await gateway.close()
-    lure.close()
-    rmSync(dir, { recursive: true, force: true })
-  })
-
-  const doors = () => {
-    const source = readFileSync(new URL('../src/downstream/app.ts', import.meta.url), 'utf8')
-    const single = [...source.matchAll(/app\.(get|post|put|patch|delete|all)\(\s*'([^']+)'/g)]
-    const many = [...source.matchAll(/for \(const path of \[([^\]]+)\]/g)].flatMap(([, list = '']) => [
-      ...list.matchAll(/'([^']+)'/g)
-    ])
-    return [...new Set([...single.map(([, , path = '']) => path), ...many.map(([, path = '']) => path)])].sort()
-  }
-
-  it('can name a program or an address: these are all the doors there are', () => {
-    expect(doors()).toEqual([
-      '/health',
-      '/healthz',
-      '/mcp',
-      '/mcp/',
-      '/mcp/:server',
-      '/mcp/:server/',
-      '/messages',
-      '/metrics',
-      '/openapi.json',
-      '/readyz',
-      '/sse',
-      '/tools',
-      '/tools/:name'
-    ])
-  })
-
-  it('to any door, with a command, args, env or url wherever it may stand, starts a process or dials an address', async () => {
+    })
+    const lurePort = await listening(lure)
+    const marker = `attack-config-c9-${randomUUID()}`
+    const noted = openLedger(join(dir, 'ledger'))
+    made.ledger.watch(() => noncesNoted(noted))
+    const raw = { command: 'node', args: [fixture('raw-stdio.mjs')], env: { MARKER: marker, LEDGER: noted.path } }
+    const { gateway, url: gatewayUrl, key: secret, call } = await begin({ servers: { raw } })
     const proof = join(dir, 'proof')
-    const url = `http://127.0.0.1:${(lure.address() as AddressInfo).port}/lure`
+    const url = `http://127.0.0.1:${lurePort}/lure`
     const bait = {
       command: 'touch',
       args: [proof],
@@ -465,8 +457,8 @@ describe('C9: no request', () => {
     const before = marked(marker)
     expect(before).toHaveLength(1)
     const query = `?${String(new URLSearchParams({ command: 'touch', args: proof, url, transportType: 'stdio', servers: 'raw' }))}`
-    const session = await openSession(gateway.url, secrets.ADMIN)
-    const key = bearer(secrets.ADMIN)
+    const session = await openSession(gatewayUrl, secret)
+    const key = bearer(secret)
     const paths = doors().map(path => path.replace(':server', 'raw').replace(':name', 'raw__echo'))
     const invented = [
       '/api/servers',
@@ -482,7 +474,7 @@ describe('C9: no request', () => {
       '/'
     ]
     for (const path of [...paths.filter(path => path !== '/sse'), ...invented]) {
-      const target = `${gateway.url}${path}${query}`
+      const target = `${gatewayUrl}${path}${query}`
       for (const headers of [key, session.headers]) {
         for (const body of [
           bait,
@@ -524,18 +516,15 @@ describe('C9: no request', () => {
         _meta: { ...envelope, ...bait }
       }
       await session.rpc(method, params).catch(() => {})
-      await modern(gateway.url, secrets.ADMIN, method, params).catch(() => {})
+      await modern(gatewayUrl, secret, method, params).catch(() => {})
     }
     // A child would have been started by now.
-    const { json } = await modern(gateway.url, secrets.ADMIN, 'tools/call', {
-      name: 'raw__echo',
-      arguments: { message: 'end' }
-    })
+    const { json } = await call('raw__echo', { message: 'end' })
     expect(json.result.content[0].text).toBe('end')
     await waitFor(() => marked(marker).length === 1, 'one server')
     expect(marked(marker)).toEqual(before)
     expect(existsSync(proof)).toBe(false)
     expect(asked).toEqual([])
-    expect(gateway.gateway.status().map(({ id }) => id)).toEqual(['raw'])
-  })
-})
+    expect(gateway.gateway.status().map(({ id }) => id)).toEqual(['healthy', 'raw'])
+  }
+)

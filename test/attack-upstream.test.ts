@@ -4,7 +4,8 @@
  */
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { setTimeout as pause } from 'node:timers/promises'
-import { expect } from 'vitest'
+import { expect, it } from 'vitest'
+import { createStrays } from '../src/upstream/strays.js'
 import { attack, type Attack } from './helpers/attack.js'
 import { evilProgram, openEvents, replyJson, sendEvent, startEvil, type Behaviour } from './helpers/evil.js'
 import { modern, openSession, type Reply } from './helpers/http.js'
@@ -260,6 +261,62 @@ attack(
     }, behave.toString())
   })()
 )
+
+attack(
+  'U8',
+  'more than a hundred messages of nobody within a minute are told in the log, once a minute at most',
+  async attacked => {
+    const { call, gateway } = attacked
+    for (const server of ['http', 'stdio']) {
+      const told = () => gateway.logged('upstream.strays').filter(line => line.server === server)
+      const before = statusOf(attacked, server)?.unattributed ?? 0
+      expect(before).toBeLessThan(10)
+      await call(`${server}__do`, { strays: 100 - before })
+      expect([statusOf(attacked, server)?.unattributed, told()]).toEqual([100, []])
+      for (let round = 0; round < 5; round++) await call(`${server}__do`, { strays: 100 })
+      expect(statusOf(attacked, server)).toMatchObject({ unattributed: 600, state: 'ready', restarts: 0 })
+      expect(told()).toMatchObject([{ level: 'warn', messages: 101 }])
+    }
+  },
+  (() => {
+    const behave = ({ id, method, params }: any, write: (line: object) => void, usual: object): boolean => {
+      if (method !== 'tools/call' || params.arguments.strays === undefined) return false
+      for (let i = 0; i < params.arguments.strays; i++)
+        write(i % 2 === 0 ? { jsonrpc: '2.0', id: id + 1000 + i, result: {} } : { jsonrpc: '2.0', id: -i, error: { code: -1, message: 'x' } }) // prettier-ignore
+      write(usual)
+      return true
+    }
+    return bothKinds(({ message }, res) => {
+      if (message?.method !== 'tools/call') return false
+      const { id, params } = message
+      const text = params.arguments.nonce as string
+      openEvents(res)
+      return behave(message, line => sendEvent(res, line), { jsonrpc: '2.0', id, result: { content: [{ type: 'text', text }] } }) // prettier-ignore
+    }, behave.toString())
+  })()
+)
+
+it('U8: messages of nobody are counted minute by minute, and each line says how many there were since the last', () => {
+  let now = 0
+  const told: string[] = []
+  const strays = createStrays(
+    messages => told.push(`${now / 1000}: ${messages}`),
+    () => now
+  )
+  const send = (count: number) => Array.from({ length: count }, () => strays.add())
+  send(100)
+  expect(told).toEqual([])
+  now = 59_999
+  send(200)
+  now = 60_000
+  send(100)
+  now = 119_999
+  send(1)
+  now = 120_000
+  send(100)
+  expect(told).toEqual(['59.999: 101', '119.999: 300'])
+  expect(strays.count).toBe(501)
+})
 
 /** How long the event loop stood still at most, in milliseconds: of this process, in which clients and servers are too. */
 async function stall(during: () => Promise<unknown>): Promise<number> {

@@ -2,12 +2,14 @@
  * JSON-RPC batches, which 2025-03-26 alone has: who may send them, what is refused as a whole before anything of it was
  * begun, and how each message in one is authorised, audited, cancelled and answered by itself.
  */
+import { randomUUID } from 'node:crypto'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { openLedger } from './fixtures/ledger.mjs'
-import { bearer, openSession, post, send } from './helpers/http.js'
+import { attack, noncesNoted, type Attack, type Made } from './helpers/attack.js'
+import { bearer, openSession, post, send, type Reply } from './helpers/http.js'
 import { fixture, secrets, startTestGateway, waitFor, type TestGateway } from './helpers/with-gateway.js'
 
 const dir = mkdtempSync(join(tmpdir(), 'switchboard-batches-'))
@@ -140,42 +142,97 @@ describe('a batch in a session of 2025-03-26 (§6.54)', () => {
   })
 })
 
+const refused = { code: -32600, message: expect.any(String) }
+/** A server of that name for an attack, in place of the one of the tests above. */
+function alphaIn({ ledger }: Made): Record<string, object> {
+  const noted = openLedger(join(dir, `${randomUUID()}.ledger`))
+  ledger.watch(() => noncesNoted(noted))
+  return { alpha: { command: 'node', args: [fixture('raw-stdio.mjs')], env: { LEDGER: noted.path } } }
+}
+/** A batch and the calls in it, under one nonce, for the ledger. */
+const nonceIn = (
+  { url, ledger }: Attack,
+  { headers }: { headers: Record<string, string> },
+  items: (nonce: string) => unknown[]
+) => ledger.call(nonce => post(`${url}/mcp`, items(nonce), headers)) as Promise<Reply>
+
+const wholes: [string, (nonce: string) => unknown[], RegExp][] = [
+  ['nothing', () => [], /empty/],
+  ['21 messages', nonce => Array.from({ length: 21 }, (_, i) => count(i, nonce)), /21 messages, and 20/],
+  ['200,000 messages', nonce => [count(1, nonce), ...Array.from({ length: 200_000 }, () => 1)], /20 are the most/],
+  ['21 notifications', () => Array.from({ length: 21 }, () => notice('notifications/initialized')), /20 are the most/],
+  ['initialize', nonce => [count(1, nonce), asked(2, 'initialize', {})], /initialize must stand alone/],
+  ['initialize alone', () => [asked(2, 'initialize', { protocolVersion: '2025-03-26' })], /stand alone/],
+  ['the same id twice', nonce => [count(1, nonce), count(1, nonce)], /id 1 is in use/],
+  ['the same text as id twice', nonce => [count('a', nonce), asked('a', 'ping')], /id "a" is in use/],
+  ['a number', nonce => [count(1, nonce), 1], /message 2 is no JSON-RPC message/],
+  ['null', nonce => [null, count(1, nonce)], /message 1 is no JSON-RPC message/],
+  ['a batch', nonce => [count(1, nonce), [asked(2, 'ping')]], /message 2/],
+  ['another version of JSON-RPC', nonce => [count(1, nonce), { ...asked(2, 'ping'), jsonrpc: '1.0' }], /message 2/],
+  ['an id of null', nonce => [count(1, nonce), { ...asked(2, 'ping'), id: null }], /message 2/],
+  ['an id that rounds', nonce => [count(1, nonce), asked(2 ** 53 + 2, 'ping')], /message 2/],
+  ['params that are no object', nonce => [count(1, nonce), { ...asked(2, 'ping'), params: [1] }], /message 2/],
+  ['neither method nor answer', nonce => [count(1, nonce), { jsonrpc: '2.0', id: 2 }], /message 2/]
+]
+
+attack(
+  'T2',
+  'a batch of 20 is served; one of 21, or of what may not stand in one, is 400 with -32600, and nothing of it was begun (§6.66)',
+  async attacked => {
+    const { url, key, gateway, ledger } = attacked
+    const session = await openSession(url, key, { version: '2025-03-26' })
+    const twenty = [count('a call', 'twenty'), ...Array.from({ length: 19 }, (_, i) => asked(i, 'ping'))]
+    const served = await post(`${url}/mcp`, twenty, session.headers)
+    expect(byId(served.json)).toMatchObject({ 'a call': '1', 0: {}, 18: {} })
+    expect(served.json).toHaveLength(20)
+    const audited = () => gateway.logged('call').filter(({ key }) => key === 'attacker').length
+    for (const [what, items, why] of wholes) {
+      const before = audited()
+      const { status, json } = await nonceIn(attacked, session, items)
+      expect([what, status, json]).toEqual([what, 400, { jsonrpc: '2.0', error: refused }])
+      expect(json.error.message).toMatch(why)
+      // The ids are free, and the server has heard of none of the calls.
+      const next = await ledger.call(nonce => session.rpc('tools/call', count(1, nonce).params, { id: 1 }))
+      expect(next?.json.result.content[0].text).toBe('1')
+      expect(audited()).toBe(before + 1)
+    }
+  },
+  { servers: alphaIn }
+)
+
+attack(
+  'T2',
+  'a batch is 400 with -32600 in every era but that of 2025-03-26 (§6.54)',
+  async attacked => {
+    const { url, key } = attacked
+    const old = await openSession(url, key, { version: '2025-03-26' })
+    for (const version of ['2025-11-25', '2025-06-18', '2024-11-05']) {
+      const session = await openSession(url, key, { version })
+      const batches: ((nonce: string) => unknown[])[] = [
+      () => [], nonce => [count(1, nonce)], () => [notice('notifications/initialized')], () => [cancelOf(1)], () => [1]
+    ] // prettier-ignore
+      for (const items of batches) {
+        const { status, json } = await nonceIn(attacked, session, items)
+        expect([version, status, json]).toEqual([version, 400, { jsonrpc: '2.0', error: refused }])
+        expect(json.error.message).toContain('2025-03-26')
+      }
+      const asOld = { headers: { ...session.headers, 'mcp-protocol-version': '2025-03-26' } }
+      expect((await nonceIn(attacked, asOld, nonce => [count(1, nonce)])).status).toBe(400)
+    }
+    // 2026-07-28, whatever session it names.
+    const asModern = { 'mcp-protocol-version': '2026-07-28', 'mcp-method': 'tools/call', 'mcp-name': 'alpha__count' }
+    for (const headers of [
+      { ...bearer(key), ...asModern },
+      { ...old.headers, ...asModern }
+    ]) {
+      const { status, json } = await nonceIn(attacked, { headers }, nonce => [count(1, nonce)])
+      expect([status, json]).toEqual([400, { jsonrpc: '2.0', error: refused }])
+    }
+  },
+  { servers: alphaIn }
+)
+
 describe('a batch that is refused as a whole', () => {
-  const refused = { code: -32600, message: expect.any(String) }
-
-  test.each<[string, (nonce: string) => unknown[], RegExp]>([
-    ['nothing', () => [], /empty/],
-    ['21 messages', nonce => Array.from({ length: 21 }, (_, i) => count(i, nonce)), /21 messages, and 20/],
-    ['200,000 messages', nonce => [count(1, nonce), ...Array.from({ length: 200_000 }, () => 1)], /20 are the most/],
-    [
-      '21 notifications',
-      () => Array.from({ length: 21 }, () => notice('notifications/initialized')),
-      /20 are the most/
-    ],
-    ['initialize', nonce => [count(1, nonce), asked(2, 'initialize', {})], /initialize must stand alone/],
-    ['initialize alone', () => [asked(2, 'initialize', { protocolVersion: '2025-03-26' })], /stand alone/],
-    ['the same id twice', nonce => [count(1, nonce), count(1, nonce)], /id 1 is in use/],
-    ['the same text as id twice', nonce => [count('a', nonce), asked('a', 'ping')], /id "a" is in use/],
-    ['a number', nonce => [count(1, nonce), 1], /message 2 is no JSON-RPC message/],
-    ['null', nonce => [null, count(1, nonce)], /message 1 is no JSON-RPC message/],
-    ['a batch', nonce => [count(1, nonce), [asked(2, 'ping')]], /message 2/],
-    ['another version of JSON-RPC', nonce => [count(1, nonce), { ...asked(2, 'ping'), jsonrpc: '1.0' }], /message 2/],
-    ['an id of null', nonce => [count(1, nonce), { ...asked(2, 'ping'), id: null }], /message 2/],
-    ['an id that rounds', nonce => [count(1, nonce), asked(2 ** 53 + 2, 'ping')], /message 2/],
-    ['params that are no object', nonce => [count(1, nonce), { ...asked(2, 'ping'), params: [1] }], /message 2/],
-    ['neither method nor answer', nonce => [count(1, nonce), { jsonrpc: '2.0', id: 2 }], /message 2/]
-  ])('for %s is 400 with -32600, and nothing of it was begun (§6.66)', async (_, items, why) => {
-    const session = await open()
-    const nonce = newNonce()
-    const before = gateway.logged('call').length
-    const { status, json } = await sendBatch(session, items(nonce))
-    expect([status, json]).toEqual([400, { jsonrpc: '2.0', error: refused }])
-    expect(json.error.message).toMatch(why)
-    // The ids are free, and the server has heard of none of the calls.
-    expect((await session.rpc('tools/call', count(1, nonce).params, { id: 1 })).json.result.content[0].text).toBe('1')
-    expect(gateway.logged('call').length).toBe(before + 1)
-  })
-
   test('for an id that is in flight is 400, and the running call is not disturbed', async () => {
     const session = await open()
     const [slow, nonce] = [newNonce(), newNonce()]
@@ -208,33 +265,6 @@ describe('a batch that is refused as a whole', () => {
     await noted(`started ${nonce}`)
     expect((await sendBatch(session, [cancelOf(5), 1])).status).toBe(400)
     expect((await running).json.result.content[0].text).toBe('waited 300 ms')
-  })
-
-  test.each(['2025-11-25', '2025-06-18', '2024-11-05'])(
-    'because its session is one of %s is 400 with -32600 (§6.54)',
-    async version => {
-      const session = await open(version)
-      const nonce = newNonce()
-      for (const items of [[], [count(1, nonce)], [notice('notifications/initialized')], [cancelOf(1)], [1]]) {
-        const { status, json } = await sendBatch(session, items)
-        expect([status, json]).toEqual([400, { jsonrpc: '2.0', error: refused }])
-        expect(json.error.message).toContain('2025-03-26')
-      }
-      const asOld = { 'mcp-protocol-version': '2025-03-26' }
-      expect((await sendBatch(session, [count(1, nonce)], asOld)).status).toBe(400)
-      expect(ledger.count(`called ${nonce}`)).toBe(0)
-    }
-  )
-
-  test('in 2026-07-28 is 400 with -32600, whatever session it names (§6.54)', async () => {
-    const session = await open()
-    const nonce = newNonce()
-    const asModern = { 'mcp-protocol-version': '2026-07-28', 'mcp-method': 'tools/call', 'mcp-name': 'alpha__count' }
-    for (const headers of [bearer(secrets.ADMIN), session.headers]) {
-      const { status, json } = await post(`${url}/mcp`, [count(1, nonce)], { ...headers, ...asModern })
-      expect([status, json]).toEqual([400, { jsonrpc: '2.0', error: refused }])
-    }
-    expect(ledger.count(`called ${nonce}`)).toBe(0)
   })
 
   test('without a session is 400 with -32600, also one that would open it (§6.49, §6.54)', async () => {

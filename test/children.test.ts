@@ -13,7 +13,8 @@ import { markVariable } from '../src/upstream/orphans.js'
 import { backoffMs } from '../src/upstream/supervisor.js'
 import { openLedger } from './fixtures/ledger.mjs'
 import { freePort, startGatewayProcess } from './helpers/gateway-process.js'
-import { modern, type Reply } from './helpers/http.js'
+import { attackFrom, noncesNoted } from './helpers/attack.js'
+import { modern, openSession, type Reply } from './helpers/http.js'
 import { marked, zombiesOf } from './helpers/processes.js'
 import { fixture, secrets, startTestGateway, waitFor, type TestGateway } from './helpers/with-gateway.js'
 
@@ -84,17 +85,8 @@ const withMarker = (server: Server, marker: string): Server => ({
   env: { ...(server.env as object), MARKER: marker, LEDGER: join(folder, `${marker}.ledger`) }
 })
 
-async function start(servers: Record<string, Server>): Promise<TestGateway> {
-  const gateway = await startTestGateway(
-    `servers: ${JSON.stringify(servers)}\nkeys: { admin: { secret: "\${ADMIN}", allow: "*" } }\n`
-  )
-  onTestFinished(() => gateway.close())
-  return gateway
-}
-
-const call = (gateway: TestGateway, name: string, args: object = {}, id: number | string = 1) =>
-  modern(gateway.url, secrets.ADMIN, 'tools/call', { name, arguments: args }, { id })
 const problemOf = ({ json }: Reply) => json.result?._meta?.['switchboard/error']
+const statusOf = (gateway: TestGateway, id: string) => gateway.gateway.status().find(status => status.id === id)
 const textOf = ({ json }: Reply): string => json.result.content[0].text
 
 /** Longer than it takes a process killed by force to leave /proc, shorter than those of the tests live by themselves. */
@@ -103,11 +95,10 @@ const expectNone = (marker: string) => waitFor(() => marked(marker).length === 0
 const print = (what: string, ms: number) => console.log(`${what}: ${ms.toFixed(0)} ms`)
 
 describe('U1: a server that cannot be started', () => {
-  const secret = 'a-secret-of-the-server'
   const script = (...lines: string[]) => ['#!/bin/sh', ...lines].join('\n')
   const words = 'for i in $(seq 30); do printf "line %s of $TOKEN\\033[31m\\n" $i >&2; done'
 
-  it.each<[string, (file: string) => void, RegExp, number]>([
+  const ways: [string, (file: string) => void, RegExp, number][] = [
     ['is gone', file => rmSync(file), /its command ".*" was not found/, 0],
     ['may not be executed', file => chmodSync(file, 0o644), /may not be executed \(permission denied\)/, 0],
     [
@@ -128,56 +119,59 @@ describe('U1: a server that cannot be started', () => {
       /did not answer initialize within 3 s/,
       20
     ]
-  ])(
-    'because it %s: the others serve, calls say why, its last words are in the log',
-    async (_, spoil, reason, most) => {
-      const dir = mkdtempSync(join(folder, 'broken-'))
-      const file = join(dir, 'server')
-      writeFileSync(file, script(`exec ${raw()}`), { mode: 0o755 })
-      const healthy = { command: process.execPath, args: [fixture('raw-stdio.mjs')], era: 'legacy' }
-      const broken = { command: file, era: 'legacy', start_timeout: 3, env: { TOKEN: secret } }
-      const yaml = `servers: ${JSON.stringify({ healthy, broken })}\nkeys: { admin: { secret: "\${ADMIN}", allow: "*" } }\n`
-      const first = await startTestGateway(yaml, { stateDir: dir })
-      await first.until('broken')
-      await first.close()
+  ]
+  for (const [what, spoil, reason, most] of ways) {
+    attackFrom(
+      'U1',
+      `a server that cannot be started because it ${what}: the others serve, calls say why, its last words are in the log`,
+      async (begin, { canary }) => {
+        const dir = mkdtempSync(join(folder, 'broken-'))
+        const file = join(dir, 'server')
+        writeFileSync(file, script(`exec ${raw()}`), { mode: 0o755 })
+        const broken = { command: file, era: 'legacy', start_timeout: 3, env: { TOKEN: canary('variable') } }
+        // Its tools are known from a start that went well.
+        const first = await startTestGateway(`servers: ${JSON.stringify({ broken })}\n`, { stateDir: dir })
+        await first.until('broken')
+        await first.close()
 
-      spoil(file)
-      const gateway = await startTestGateway(yaml, { stateDir: dir })
-      onTestFinished(() => gateway.close())
-      await gateway.until('healthy')
-      await gateway.until('broken', 'down')
-      expect(textOf(await call(gateway, 'healthy__echo', { message: 'well' }))).toBe('well')
-      const reply = await call(gateway, 'broken__echo')
-      expect(problemOf(reply)).toMatchObject({ code: -31503, server: 'broken', dispatched: false })
-      expect(textOf(reply)).toMatch(reason)
-      const [down] = gateway.logged('upstream.down')
-      expect(down).toMatchObject({ server: 'broken', reason: expect.stringMatching(reason) })
-      const last = Array.from({ length: most }, (_, i) => `line ${i + 11} of [redacted]`)
-      expect(down?.stderr ?? []).toEqual(last)
-      expect(JSON.stringify(gateway.log)).not.toContain(secret)
+        spoil(file)
+        const { gateway, call } = await begin({ servers: { broken }, sick: ['broken'], stateDir: dir })
+        await gateway.until('broken', 'down')
+        expect(textOf(await call('healthy__echo', { message: 'well' }))).toBe('well')
+        const reply = await call('broken__echo')
+        expect(problemOf(reply)).toMatchObject({ code: -31503, server: 'broken', dispatched: false })
+        expect(textOf(reply)).toMatch(reason)
+        const [down] = gateway.logged('upstream.down')
+        expect(down).toMatchObject({ server: 'broken', reason: expect.stringMatching(reason) })
+        const last = Array.from({ length: most }, (_, i) => `line ${i + 11} of [redacted]`)
+        expect(down?.stderr ?? []).toEqual(last)
+      }
+    )
+  }
+
+  attackFrom(
+    'U1',
+    'a server that cannot be started is not started over and over, however many calls want it',
+    async begin => {
+      const marker = newMarker()
+      const broken = {
+        command: process.execPath,
+        args: [fixture('raw-stdio.mjs'), '--mode', 'exit-at-start'],
+        era: 'legacy'
+      }
+      const { gateway, url, key } = await begin({
+        servers: { broken: withMarker(broken, marker) },
+        sick: ['broken']
+      })
+      const until = Date.now() + 8000
+      while (Date.now() < until) {
+        await modern(url, key, 'tools/list')
+        await new Promise(resolve => setTimeout(resolve, 50))
+      }
+      expect(statusOf(gateway, 'broken')).toMatchObject({ state: 'down' })
+      expect(openLedger(join(folder, `${marker}.ledger`)).lines().length).toBeLessThanOrEqual(5)
     }
   )
-
-  it('is not started over and over, however many calls want it', async () => {
-    const marker = newMarker()
-    const broken = {
-      command: process.execPath,
-      args: [fixture('raw-stdio.mjs'), '--mode', 'exit-at-start'],
-      era: 'legacy'
-    }
-    const gateway = await startTestGateway(
-      `servers: ${JSON.stringify({ broken: withMarker(broken, marker) })}\nkeys: { admin: { secret: "\${ADMIN}", allow: "*" } }\n`
-    )
-    onTestFinished(() => gateway.close())
-    const upstream = gateway.gateway
-    const until = Date.now() + 8000
-    while (Date.now() < until) {
-      await modern(gateway.url, secrets.ADMIN, 'tools/list')
-      await new Promise(resolve => setTimeout(resolve, 50))
-    }
-    expect(upstream.status()[0]).toMatchObject({ state: 'down' })
-    expect(openLedger(join(folder, `${marker}.ledger`)).lines().length).toBeLessThanOrEqual(5)
-  })
 
   it('is started at most ten times in five minutes when nobody calls it', () => {
     let [now, starts] = [0, 0]
@@ -186,49 +180,84 @@ describe('U1: a server that cannot be started', () => {
   })
 })
 
-describe('U2: a server killed with twenty calls in flight', () => {
-  it('answers each once, runs none twice, and leaves no zombie, cycle after cycle', async () => {
+/** So many servers are killed at once, each with twenty calls in flight: as many calls as one key may have. */
+const killedAtOnce = 5
+const rounds = process.env.ATTACK_FULL === undefined ? 5 : 200
+/** Of one server; then another takes its place, since one that dies five times in five minutes is left alone for 10 s. */
+const killsEach = 4
+
+attackFrom(
+  'U2',
+  `a server killed with twenty calls in flight, ${killedAtOnce * rounds} times: each is answered once, none runs twice, and there is no zombie`,
+  async (begin, made) => {
     const marker = newMarker()
-    const gateway = await start({ frail: withMarker(shell(`exec ${raw('--mode', 'grandchild')}`), marker) })
-    const ledger = openLedger(join(folder, `${marker}.ledger`))
-    for (let cycle = 0; cycle < 4; cycle++) {
-      await gateway.until('frail')
-      const nonces = Array.from({ length: 20 }, (_, i) => `${cycle}-${i}`)
-      const answers = nonces.map((nonce, i) => call(gateway, 'frail__slow', { ms: 60_000, nonce }, `${cycle} ${i}`))
-      await waitFor(() => nonces.every(nonce => ledger.count(`started ${nonce}`) === 1), 'all to be in flight')
-      const killed = performance.now()
-      process.kill(gateway.gateway.status()[0]?.pid as number, 'SIGKILL')
-      const replies = await Promise.all(answers)
-      const ms = performance.now() - killed
-      print(`all twenty answered, cycle ${cycle}`, ms)
-      // 1 s is allowed.
-      expect(ms).toBeLessThan(5000)
-      replies.forEach((reply, i) => {
-        expect(reply.json.id).toBe(`${cycle} ${i}`)
-        expect(problemOf(reply)).toMatchObject({ code: -31503, server: 'frail', dispatched: true })
+    const noted = openLedger(join(folder, `${marker}.ledger`))
+    made.ledger.watch(() => noncesNoted(noted))
+    const servers = (generation: number) => {
+      const frail = withMarker(shell(`exec ${raw('--mode', 'grandchild')}`), marker)
+      const env = { ...(frail.env as object), GENERATION: String(generation) }
+      return Object.fromEntries(Array.from({ length: killedAtOnce }, (_, i) => [`frail${i}`, { ...frail, env }]))
+    }
+    const ids = Object.keys(servers(0))
+    const { gateway, url, key, ledger, call, apply, print } = await begin({ servers: servers(0) })
+    const session = await openSession(url, key)
+    // Every other call is of 2025, in a session that outlives them all.
+    const slow = (id: string, i: number) => {
+      const params = (nonce: string) => ({ name: `${id}__slow`, arguments: { ms: 60_000, nonce } })
+      return ledger.call(async nonce => {
+        const reply = await (i % 2 === 0
+          ? modern(url, key, 'tools/call', params(nonce), { id: nonce })
+          : session.rpc('tools/call', params(nonce), { id: nonce }))
+        expect(reply.json.id).toBe(nonce)
+        return reply
       })
+    }
+    const slowest = { answered: 0, back: 0 }
+    for (let round = 0; round < rounds; round++) {
+      if (round > 0 && round % killsEach === 0) apply({ servers: servers(round) })
+      await Promise.all(ids.map(id => gateway.until(id)))
+      const before = noncesNoted(noted).length
+      const answers = ids.flatMap(id => Array.from({ length: 20 }, (_, i) => slow(id, i)))
+      await waitFor(() => noncesNoted(noted).length === before + answers.length, 'all to be in flight')
+      const killed = performance.now()
+      for (const id of ids) process.kill(statusOf(gateway, id)?.pid as number, 'SIGKILL')
+      const replies = await Promise.all(answers)
+      slowest.answered = Math.max(slowest.answered, performance.now() - killed)
+      // 1 s is allowed.
+      expect(performance.now() - killed).toBeLessThan(5000)
+      for (const [n, reply] of replies.entries())
+        expect(problemOf(reply as Reply)).toMatchObject({
+          code: -31503,
+          server: ids[Math.floor(n / 20)],
+          dispatched: true
+        })
       const restarting = performance.now()
-      expect(textOf(await call(gateway, 'frail__echo', { message: 'next' }))).toBe('next')
+      const next = await Promise.all(ids.map(id => call(`${id}__count`)))
+      expect(next.map(textOf)).toEqual(ids.map(() => '1'))
+      slowest.back = Math.max(slowest.back, performance.now() - restarting)
       // 3 s are allowed.
       expect(performance.now() - restarting).toBeLessThan(15_000)
       expect(zombiesOf(process.pid)).toEqual([])
     }
-    const started = ledger.lines().filter(line => line.startsWith('started '))
-    expect(new Set(started).size).toBe(80)
-    expect(started).toHaveLength(80)
-    // The server and the grandchild of its last start.
-    expect(marked(marker)).toHaveLength(2)
-  }, 60_000)
-})
+    print('kills', killedAtOnce * rounds)
+    print('calls that were in flight', killedAtOnce * rounds * 20)
+    print('all answered after ms, at most', slowest.answered)
+    print('next calls answered after ms, at most', slowest.back)
+    // The servers and the grandchildren of their last start.
+    await waitFor(() => marked(marker).length === 2 * killedAtOnce, 'nothing else to be left')
+  },
+  { timeout: rounds * 10_000 }
+)
 
-describe('U18: nothing is left when the gateway ends', () => {
-  it.each(Object.entries(trees))(
-    'of %s',
-    async (what, tree) => {
+for (const [what, tree] of Object.entries(trees)) {
+  attackFrom(
+    'U18',
+    `nothing is left of ${what} when the gateway ends`,
+    async begin => {
       const marker = newMarker()
-      const gateway = await start({ tree: withMarker(tree(), marker) })
-      await gateway.until('tree')
+      const { leave, gateway } = await begin({ servers: { tree: withMarker(tree(), marker) } })
       expect(marked(marker).length).toBeGreaterThan(0)
+      await leave()
       const begun = performance.now()
       await gateway.close()
       const ms = performance.now() - begun
@@ -238,21 +267,28 @@ describe('U18: nothing is left when the gateway ends', () => {
       await expectNone(marker)
       expect(zombiesOf(process.pid)).toEqual([])
     },
-    60_000
+    { timeout: 60_000 }
   )
+}
 
-  it('of all of them, which end side by side', async () => {
+attackFrom(
+  'U18',
+  'nothing is left of all of them, which end side by side',
+  async begin => {
     const marker = newMarker()
     const servers = Object.fromEntries(Object.values(trees).map((tree, i) => [`t${i}`, withMarker(tree(), marker)]))
-    const gateway = await start(servers)
-    for (const id of Object.keys(servers)) await gateway.until(id)
+    const { leave, gateway } = await begin({ servers })
+    await leave()
     const begun = performance.now()
     await gateway.close()
     print(`closed with ${Object.keys(servers).length} stubborn trees`, performance.now() - begun)
     expect(performance.now() - begun).toBeLessThan(40_000)
     await expectNone(marker)
-  }, 90_000)
+  },
+  { timeout: 90_000 }
+)
 
+describe('U18: nothing is left when the gateway ends', () => {
   it('of a hundred gateways, one after the other', async () => {
     const marker = newMarker()
     // A server in a few lines of shell: node would take a minute to start so often.
@@ -277,21 +313,23 @@ describe('U18: nothing is left when the gateway ends', () => {
   }, 120_000)
 })
 
-describe('U18: nothing of a server that died stands beside its successor', () => {
-  it('also what had left its process group', async () => {
+attackFrom(
+  'U18',
+  'nothing of a server that died stands beside its successor, also what had left its process group',
+  async begin => {
     const marker = newMarker()
-    const gateway = await start({ tree: withMarker(shell(`(setsid sleep 120 &); exec ${raw()}`), marker) })
-    await gateway.until('tree')
-    const [server] = gateway.gateway.status()
+    const tree = withMarker(shell(`(setsid sleep 120 &); exec ${raw()}`), marker)
+    const { gateway } = await begin({ servers: { tree } })
+    const server = statusOf(gateway, 'tree')
     const before = marked(marker)
     expect(before).toHaveLength(2)
     process.kill(server?.pid as number, 'SIGKILL')
-    await waitFor(() => ![server?.pid, undefined].includes(gateway.gateway.status()[0]?.pid), 'the successor')
+    await waitFor(() => ![server?.pid, undefined].includes(statusOf(gateway, 'tree')?.pid), 'the successor')
     await gateway.until('tree')
     expect(marked(marker)).toHaveLength(2)
     expect(marked(marker).filter(pid => before.includes(pid))).toEqual([])
-  })
-})
+  }
+)
 
 describe('U18: after a SIGKILL of the gateway', () => {
   async function startKilled(servers: Record<string, Server>) {
@@ -366,8 +404,11 @@ describe('U18: after a SIGKILL of the gateway', () => {
   }, 90_000)
 })
 
-describe('U19: the environment of a server', () => {
-  it('is what finds programs and its home, its own variables and our mark, and no secret of ours', async () => {
+attackFrom(
+  'U19',
+  'the environment of a server is what finds programs and its home, its own variables and our mark, and no secret of ours',
+  async (begin, { canary }) => {
+    const others = canary('variable of another server')
     const file = join(folder, 'environment.json')
     const told = {
       command: 'sh',
@@ -375,12 +416,11 @@ describe('U19: the environment of a server', () => {
       env: { OUT: file, OWN: 'mine' },
       era: 'legacy'
     }
-    const other = { command: process.execPath, args: [fixture('raw-stdio.mjs')], env: { TOKEN: 'of-the-other-server' } }
+    const other = { command: process.execPath, args: [fixture('raw-stdio.mjs')], env: { TOKEN: others } }
     const before = { ...process.env }
     Object.assign(process.env, { ADMIN: secrets.ADMIN, MCPGW_SECRET: 'gateway', SWITCHBOARD_KEY: 'gateway' })
     onTestFinished(() => void (process.env = before))
-    const gateway = await start({ told, other })
-    await gateway.until('told')
+    const { key } = await begin({ servers: { told, other } })
     const lines = readFileSync(file, 'utf8').trim().split('\n')
     const names = lines.map(line => line.split('=')[0] as string)
     const known = ['HOME', 'LANG', 'LOGNAME', 'PATH', 'SHELL', 'TERM', 'TMPDIR', 'TZ', 'USER']
@@ -388,7 +428,6 @@ describe('U19: the environment of a server', () => {
     // The shell adds what it keeps for itself.
     expect(names.filter(name => ![...known, ...own, 'PWD', 'OLDPWD', 'SHLVL', '_'].includes(name))).toEqual([])
     expect(names).toEqual(expect.arrayContaining(own))
-    for (const secret of [secrets.ADMIN, 'of-the-other-server', 'gateway'])
-      expect(lines.join('\n')).not.toContain(secret)
-  })
-})
+    for (const secret of [key, secrets.ADMIN, others, 'gateway']) expect(lines.join('\n')).not.toContain(secret)
+  }
+)

@@ -11,7 +11,8 @@ import { openLedger } from './fixtures/ledger.mjs'
 import { start as startRawOffer } from './fixtures/raw-offer.mjs'
 import type { RawOffer, RawOfferOptions } from './fixtures/types.d.mts'
 import { freePort } from './helpers/gateway-process.js'
-import { bearer, envelope, modern, openSession, post } from './helpers/http.js'
+import { attackFrom, noncesNoted } from './helpers/attack.js'
+import { bearer, envelope, modern, openSession, post, type Reply } from './helpers/http.js'
 import { openStream, type Stream } from './helpers/matrix.js'
 import { collectGarbage } from './helpers/memory.js'
 import { marked } from './helpers/processes.js'
@@ -297,64 +298,71 @@ describe('a reload that changes servers (C10)', () => {
     }
   )
 
-  test('happens a hundred times under load: nothing is lost, doubled or misdelivered', async () => {
-    const servers = (round: number): Servers => ({
-      kept: raw('kept', { aliases: [`alias${round}`] }),
-      ...(round % 2 === 1 && { extra: dialled(web) }),
-      changed: raw('changed', { env: { ROUND: String(Math.floor(round / 10)) } })
-    })
-    const web = await offering()
-    const keys = (round: number): Keys => ({
-      ...adminOnly,
-      developer: { secret: '${DEVELOPER}', allow: { kept: ['count'], changed: round % 2 ? ['count'] : ['*'] } }
-    })
-    await startOver(servers(0), keys(0))
-    const pid = statusOf('kept')?.pid
-    const faults: string[] = []
-    const sent: string[] = []
-    let stopped = false
-    const client = async (index: number) => {
-      const secret = index % 4 < 2 ? secrets.ADMIN : secrets.DEVELOPER
-      const own = index % 2 === 0 ? await session(secret) : undefined
-      for (let n = 0; !stopped; n++) {
-        const nonce = `${index}-${n}`
-        sent.push(nonce)
-        const params = { name: n % 3 === 0 ? 'changed__count' : 'kept__count', arguments: { nonce } }
-        const id = `${index}:${n}`
-        const reply = own
-          ? await own.rpc('tools/call', params, { id })
-          : await modern(gateway.url, secret, 'tools/call', params, { id })
-        const answers = reply.messages.filter(message => 'id' in message)
-        const good = reply.status === 200 && answers.length === 1 && answers[0].id === id && textOf(answers[0]) === '1'
-        if (!good) faults.push(`${nonce}: ${reply.status} ${reply.text}`)
-        await pause(20)
+  attackFrom(
+    'C10',
+    'a reload happens a hundred times under load: nothing is lost, doubled or misdelivered',
+    async (begin, made) => {
+      for (const name of ['kept', 'changed']) made.ledger.watch(() => noncesNoted(ledgerOf(name)))
+      const servers = (round: number): Servers => ({
+        kept: raw('kept', { aliases: [`alias${round}`] }),
+        ...(round % 2 === 1 && { extra: dialled(web) }),
+        changed: raw('changed', { env: { ROUND: String(Math.floor(round / 10)) } })
+      })
+      const web = await offering()
+      const keys = (round: number): Keys => ({
+        developer: { secret: '${DEVELOPER}', allow: { kept: ['count'], changed: round % 2 ? ['count'] : ['*'] } }
+      })
+      const attacked = await begin({ servers: servers(0), keys: keys(0) })
+      gateway = attacked.gateway
+      const pid = statusOf('kept')?.pid
+      const faults: string[] = []
+      const sent: string[] = []
+      let stopped = false
+      const client = async (index: number) => {
+        const secret = index % 4 < 2 ? attacked.key : secrets.DEVELOPER
+        const own = index % 2 === 0 ? await session(secret) : undefined
+        for (let n = 0; !stopped; n++) {
+          const id = `${index}:${n}`
+          const reply = (await made.ledger.call(nonce => {
+            sent.push(nonce)
+            const params = { name: n % 3 === 0 ? 'changed__count' : 'kept__count', arguments: { nonce } }
+            return own
+              ? own.rpc('tools/call', params, { id })
+              : modern(gateway.url, secret, 'tools/call', params, { id })
+          })) as Reply
+          const answers = reply.messages.filter(message => 'id' in message)
+          const good =
+            reply.status === 200 && answers.length === 1 && answers[0].id === id && textOf(answers[0]) === '1'
+          if (!good) faults.push(`${id}: ${reply.status} ${reply.text}`)
+          await pause(20)
+        }
       }
+      // What they were sent first has grown old by now: the connections of the clients are part of the baseline.
+      const running = Promise.all(Array.from({ length: 20 }, (_, index) => client(index)))
+      await pause(500)
+      const descriptors = openDescriptors()
+      for (let round = 1; round <= 100; round++) {
+        attacked.apply({ servers: servers(round), keys: keys(round) })
+        await pause(40)
+      }
+      await pause(300)
+      stopped = true
+      await running
+      console.info(`${sent.length} calls over 100 reloads`)
+      expect(faults).toEqual([])
+      const called = [...ledgerOf('kept').lines(), ...ledgerOf('changed').lines()].filter(line =>
+        line.startsWith('called')
+      )
+      expect(called.sort()).toEqual(sent.map(nonce => `called ${nonce}`).sort())
+      expect(statusOf('kept')?.pid).toBe(pid)
+      expect(startsOf('kept')).toHaveLength(1)
+      expect(startsOf('changed')).toHaveLength(11)
+      const others = startsOf('changed').map(line => Number(line.split(' ')[1]))
+      await waitFor(() => others.filter(alive).length === 1, 'only the newest process')
+      await waitFor(() => openDescriptors() <= descriptors + 4, `${descriptors} descriptors, has ${openDescriptors()}`)
+      expect(gateway.logged('fault')).toEqual([])
     }
-    // What they were sent first has grown old by now: the connections of the clients are part of the baseline.
-    const running = Promise.all(Array.from({ length: 20 }, (_, index) => client(index)))
-    await pause(500)
-    const descriptors = openDescriptors()
-    for (let round = 1; round <= 100; round++) {
-      gateway.apply(yamlOf(servers(round), keys(round)))
-      await pause(40)
-    }
-    await pause(300)
-    stopped = true
-    await running
-    console.info(`${sent.length} calls over 100 reloads`)
-    expect(faults).toEqual([])
-    const called = [...ledgerOf('kept').lines(), ...ledgerOf('changed').lines()].filter(line =>
-      line.startsWith('called')
-    )
-    expect(called.sort()).toEqual(sent.map(nonce => `called ${nonce}`).sort())
-    expect(statusOf('kept')?.pid).toBe(pid)
-    expect(startsOf('kept')).toHaveLength(1)
-    expect(startsOf('changed')).toHaveLength(11)
-    const others = startsOf('changed').map(line => Number(line.split(' ')[1]))
-    await waitFor(() => others.filter(alive).length === 1, 'only the newest process')
-    await waitFor(() => openDescriptors() <= descriptors + 4, `${descriptors} descriptors, has ${openDescriptors()}`)
-    expect(gateway.logged('fault')).toEqual([])
-  })
+  )
 
   test('holds nothing of what it has replaced, however often', async () => {
     const servers = (round: number): Servers => ({
@@ -429,26 +437,26 @@ describe('a reload that takes a key away (A4)', () => {
     expect((await client.rpc('ping')).status).toBe(200)
   }
 
-  test.each(['removed', 'rotated', 'expired'])(
-    'ends all of a key that is %s within a second, and nothing else',
-    async how => {
+  for (const how of ['removed', 'rotated', 'expired']) {
+    attackFrom('A4', `a key that is ${how}: all it holds ends within a second, and nothing else`, async begin => {
       const servers = { calls: raw('calls') }
-      await startOver(servers, { ...adminOnly, developer: developer() }, { env: rotated })
-      const [theirs, ours] = await Promise.all([everything(secrets.DEVELOPER, 'dev'), everything(secrets.ADMIN, 'adm')])
+      const attacked = await begin({ servers, keys: { developer: developer() }, env: rotated })
+      gateway = attacked.gateway
+      const [theirs, ours] = await Promise.all([everything(secrets.DEVELOPER, 'dev'), everything(attacked.key, 'adm')])
       const before = performance.now()
       switch (how) {
         case 'removed':
-          expect(gateway.apply(yamlOf(servers)).revoked).toEqual(['developer'])
+          expect(attacked.apply({ servers }).revoked).toEqual(['developer'])
           break
         case 'rotated':
-          expect(gateway.apply(yamlOf(servers, { ...adminOnly, developer: developer('${SECOND}') })).revoked).toEqual([
+          expect(attacked.apply({ servers, keys: { developer: developer('${SECOND}') } }).revoked).toEqual([
             'developer'
           ])
           break
         default: {
           const end = Date.now() + 300
-          const keys = { ...adminOnly, developer: developer() }
-          const { revoked } = gateway.apply(yamlOf(servers, keys), config => ({
+          const keys = { developer: developer() }
+          const { revoked } = attacked.apply({ servers, keys }, config => ({
             ...config,
             keys: config.keys.map(key => (key.id === 'developer' ? { ...key, expires: end } : key))
           }))
@@ -478,7 +486,7 @@ describe('a reload that takes a key away (A4)', () => {
       if (how === 'expired') {
         // Another reload does not revoke it again, and a later date gives it back.
         const expire = (expires: number) =>
-          gateway.apply(yamlOf(servers, { ...adminOnly, developer: developer() }), config => ({
+          attacked.apply({ servers, keys: { developer: developer() } }, config => ({
             ...config,
             keys: config.keys.map(key => (key.id === 'developer' ? { ...key, expires } : key))
           }))
@@ -489,8 +497,8 @@ describe('a reload that takes a key away (A4)', () => {
         expect(textOf(await call(client, 'calls__echo', { message: 'back' }))).toBe('back')
         expect(keep(await openStream(`${gateway.url}/mcp`, client.headers)).status).toBe(200)
       }
-    }
-  )
+    })
+  }
 
   test('ends only what was begun with the secret that goes, when a key has two of them', async () => {
     const servers = { calls: raw('calls') }

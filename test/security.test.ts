@@ -6,8 +6,8 @@ import { attacks, attended, elsewhere, securityPage, type Shown } from './securi
 
 const folder = new URL('.', import.meta.url)
 const ids = '[ATUCOGZ]\\d+(?:, [ATUCOGZ]\\d+)*'
-/** `attack('T3', …`, and names of tests: `'T3: …` and `… (T3)'`. */
-const asAttack = new RegExp(`\\battack\\(\\s*'(${ids})'`, 'g')
+/** `attack('T3', …` and its like, and names of tests: `'T3: …` and `… (T3)'`. */
+const asAttack = new RegExp(`\\battack(?:From|Process)?\\(\\s*'(${ids})'`, 'g')
 const asName = new RegExp(`['"\`](${ids}): |\\((${ids})\\)['"\`]`, 'g')
 
 const shown = new Map<string, { named: string[]; attended: string[] }>()
@@ -37,12 +37,17 @@ test('no test names an attack that does not exist', () => {
   expect([...shown.keys()].filter(id => !known.has(id) && !elsewhere.test(id))).toEqual([])
 })
 
-test('what is shown of keys, transport and servers runs as an `attack`, or the list says why it does not', () => {
-  const unattended = attacks.filter(({ id, also = [], alone }) => {
-    const { named, attended: beside } = shownBy(id)
-    return attended.test(id) && named.length + also.length > 0 && beside.length === 0 && alone === undefined
-  })
+test('every attack is shown by an `attack`, or the list says why it does not need the company of one', () => {
+  const unattended = attacks.filter(
+    ({ id, alone }) => attended.test(id) && shownBy(id).attended.length === 0 && alone === undefined
+  )
   expect(unattended.map(({ id }) => id)).toEqual([])
+})
+
+test('no reason is given for what has that company, nor for what no test shows', () => {
+  const reasoned = attacks.filter(({ alone }) => alone !== undefined)
+  expect(reasoned.filter(({ id }) => shownBy(id).attended.length > 0).map(({ id }) => id)).toEqual([])
+  expect(reasoned.filter(({ id }) => shownBy(id).named.length === 0).map(({ id }) => id)).toEqual([])
 })
 
 test('files that show an attack without naming it exist', () => {

@@ -13,6 +13,7 @@ import { openLedger } from './fixtures/ledger.mjs'
 import { start as startRawHttp } from './fixtures/raw-http.mjs'
 import { start as startRawModern } from './fixtures/raw-modern.mjs'
 import { neighbour, type Neighbour } from './helpers/neighbour.js'
+import { attackFrom, type Attack, type BeginOptions } from './helpers/attack.js'
 import { bearer, envelope, openSession } from './helpers/http.js'
 import { openStream } from './helpers/matrix.js'
 import {
@@ -118,14 +119,16 @@ function written(url: string, method: string, path: string, headers: Record<stri
   return `${method} ${path} HTTP/1.1\r\n${lines.join('\r\n')}\r\n\r\n${text}`
 }
 
-function modernCall(url: string, name: string, args: object, progressToken?: string): string {
+type At = Pick<Attack, 'url' | 'key'>
+
+function modernCall({ url, key }: At, name: string, args: object, progressToken?: string): string {
   const _meta = { ...envelope, ...(progressToken !== undefined && { progressToken }) }
   return written(
     url,
     'POST',
     '/mcp',
     {
-      ...bearer(secrets.ADMIN),
+      ...bearer(key),
       'mcp-protocol-version': '2026-07-28',
       'mcp-method': 'tools/call',
       'mcp-name': name
@@ -160,13 +163,15 @@ function held(): number {
 
 const slow = (gateway: TestGateway) => gateway.logged('stream.slow_consumer')
 
-describe('T12: a client that stops reading', () => {
-  it('its stream: 1 MiB waits at most, after the stall it is cut off and its call cancelled in the server', async () => {
+attackFrom(
+  'T12',
+  'of a client that stops reading 1 MiB waits at most, after the stall it is cut off and its call cancelled in the server',
+  async begin => {
     const ledger = newLedger()
-    const gateway = await start({ flooding: flooding(ledger), healthy }, { stall_timeout: 2 })
-    const by = onlooker(gateway)
+    const attacked = await begin({ servers: { flooding: flooding(ledger) }, limits: { stall_timeout: 2 } })
+    const { gateway, url } = attacked
     const before = held()
-    const client = deaf(gateway.url, modernCall(gateway.url, 'flooding__flood', { bytes: 200 * mib, ms: 60_000 }, 'p'))
+    const client = deaf(url, modernCall(attacked, 'flooding__flood', { bytes: 200 * mib, ms: 60_000 }, 'p'))
     let most = 0
     const watch = setInterval(() => (most = Math.max(most, held() - before)), 1000)
     await waitFor(() => slow(gateway).length === 1, 'the client to be cut off', 25_000)
@@ -185,43 +190,46 @@ describe('T12: a client that stops reading', () => {
     // 5 MB are allowed.
     expect(most).toBeLessThan(25 * mib)
     expect(ledger.count('answered')).toBe(0)
-    await unharmed(by)
-  })
+  }
+)
 
-  it('one large answer: it is cut off, too', async () => {
-    const ledger = newLedger()
-    const gateway = await start({ flooding: flooding(ledger), healthy }, { stall_timeout: 1 })
-    const by = onlooker(gateway)
-    const client = deaf(gateway.url, modernCall(gateway.url, 'flooding__big', { bytes: 24 * mib }))
-    await waitFor(() => slow(gateway).length === 1, 'the client to be cut off')
-    expect(slow(gateway)[0]?.waiting).toBeGreaterThan(mib)
+attackFrom('T12', 'a client that stops reading one large answer is cut off, too', async begin => {
+  const ledger = newLedger()
+  const attacked = await begin({ servers: { flooding: flooding(ledger) }, limits: { stall_timeout: 1 } })
+  const { gateway, url } = attacked
+  const client = deaf(url, modernCall(attacked, 'flooding__big', { bytes: 24 * mib }))
+  await waitFor(() => slow(gateway).length === 1, 'the client to be cut off')
+  expect(slow(gateway)[0]?.waiting).toBeGreaterThan(mib)
+  client.socket.resume()
+  await waitFor(() => client.closed(), 'its connection to be closed')
+  expect(client.read()).toBeLessThan(24 * mib)
+})
+
+attackFrom('T12', 'but a client that reads slowly gets all of a large answer, however long that takes', async begin => {
+  const attacked = await begin({ servers: { flooding: flooding(newLedger()) }, limits: { stall_timeout: 1 } })
+  const { gateway, url } = attacked
+  const client = deaf(url, modernCall(attacked, 'flooding__big', { bytes: 24 * mib }))
+  const begun = performance.now()
+  while (client.read() < 24 * mib && !client.closed()) {
     client.socket.resume()
-    await waitFor(() => client.closed(), 'its connection to be closed')
-    expect(client.read()).toBeLessThan(24 * mib)
-    await unharmed(by)
-  })
+    await new Promise(resolve => client.socket.once('data', resolve))
+    client.socket.pause()
+    await sleep(5)
+  }
+  expect(client.read()).toBeGreaterThan(24 * mib)
+  console.log(`read in ${((performance.now() - begun) / 1000).toFixed(1)} s`)
+  expect(performance.now() - begun).toBeGreaterThan(1000)
+  expect(slow(gateway)).toEqual([])
+})
 
-  it('but one that reads slowly gets all of a large answer, however long that takes', async () => {
-    const gateway = await start({ flooding: flooding(newLedger()) }, { stall_timeout: 1 })
-    const client = deaf(gateway.url, modernCall(gateway.url, 'flooding__big', { bytes: 24 * mib }))
-    const begun = performance.now()
-    while (client.read() < 24 * mib && !client.closed()) {
-      client.socket.resume()
-      await new Promise(resolve => client.socket.once('data', resolve))
-      client.socket.pause()
-      await sleep(5)
-    }
-    expect(client.read()).toBeGreaterThan(24 * mib)
-    console.log(`read in ${((performance.now() - begun) / 1000).toFixed(1)} s`)
-    expect(performance.now() - begun).toBeGreaterThan(1000)
-    expect(slow(gateway)).toEqual([])
-  })
-
-  it('a conversation over SSE: its stream is cut off and all its calls are cancelled', async () => {
+attackFrom(
+  'T12',
+  'a conversation over SSE that is not read: its stream is cut off and all its calls are cancelled',
+  async begin => {
     const ledger = newLedger()
-    const gateway = await start({ flooding: flooding(ledger), healthy }, { stall_timeout: 1 })
-    const by = onlooker(gateway)
-    const { socket } = deaf(gateway.url, written(gateway.url, 'GET', '/sse', bearer(secrets.ADMIN)))
+    const attacked = await begin({ servers: { flooding: flooding(ledger) }, limits: { stall_timeout: 1 } })
+    const { gateway, url, key } = attacked
+    const { socket } = deaf(url, written(url, 'GET', '/sse', bearer(key)))
     const endpoint = await new Promise<string>(resolve => {
       socket.resume()
       let text = ''
@@ -240,38 +248,42 @@ describe('T12: a client that stops reading', () => {
       method: 'tools/call',
       params: { name: 'flooding__flood', arguments: { bytes: 200 * mib, ms: 60_000 }, _meta: { progressToken: 1 } }
     }
-    const posted = deaf(gateway.url, written(gateway.url, 'POST', endpoint, bearer(secrets.ADMIN), call))
+    const posted = deaf(url, written(url, 'POST', endpoint, bearer(key), call))
     await waitFor(() => slow(gateway).length === 1, 'the client to be cut off', 25_000)
     posted.socket.destroy()
     expect(slow(gateway)[0]).toMatchObject({ path: '/sse' })
     expect(slow(gateway)[0]?.waiting).toBeLessThan(mib + 128 * 1024)
     await waitFor(() => ledger.count('cancelled') === 1, 'the server to be told', 500)
-    await unharmed(by)
-  })
+  }
+)
 
-  it('two large answers at once on one stream of SSE are no reason to end it', async () => {
-    const gateway = await start({ flooding: flooding(newLedger()) }, { stall_timeout: 1 })
-    const stream = await openStream(`${gateway.url}/sse`, bearer(secrets.ADMIN))
-    onTestFinished(() => stream.close())
-    await waitFor(() => /data: \/messages/.test(stream.text()), 'the endpoint')
-    const endpoint = /data: (\/messages\S+)/.exec(stream.text())?.[1] as string
-    const call = (id: number) => ({
-      jsonrpc: '2.0',
-      id,
-      method: 'tools/call',
-      params: { name: 'flooding__big', arguments: { bytes: 3 * mib } }
-    })
-    for (const id of [1, 2, 3, 4])
-      deaf(gateway.url, written(gateway.url, 'POST', endpoint, bearer(secrets.ADMIN), call(id)))
-    expect((await stream.until(4)).map(({ id }) => id).toSorted()).toEqual([1, 2, 3, 4])
+attackFrom('T12', 'two large answers at once on one stream of SSE are no reason to end it', async begin => {
+  const attacked = await begin({ servers: { flooding: flooding(newLedger()) }, limits: { stall_timeout: 1 } })
+  const { url, key } = attacked
+  const stream = await openStream(`${url}/sse`, bearer(key))
+  onTestFinished(() => stream.close())
+  await waitFor(() => /data: \/messages/.test(stream.text()), 'the endpoint')
+  const endpoint = /data: (\/messages\S+)/.exec(stream.text())?.[1] as string
+  const call = (id: number) => ({
+    jsonrpc: '2.0',
+    id,
+    method: 'tools/call',
+    params: { name: 'flooding__big', arguments: { bytes: 3 * mib } }
   })
+  for (const id of [1, 2, 3, 4]) deaf(url, written(url, 'POST', endpoint, bearer(key), call(id)))
+  expect((await stream.until(4)).map(({ id }) => id).toSorted()).toEqual([1, 2, 3, 4])
+})
 
-  it('of 2025: the stream is cut off, the call goes on, and its answer waits for the client to come back', async () => {
+attackFrom(
+  'T12',
+  'a client of 2025 that stops reading is cut off, its call goes on, and its answer waits for it to come back',
+  async begin => {
     const ledger = newLedger()
-    const gateway = await start({ flooding: flooding(ledger), healthy }, { stall_timeout: 1 })
-    const session = await openSession(gateway.url, secrets.ADMIN)
+    const attacked = await begin({ servers: { flooding: flooding(ledger) }, limits: { stall_timeout: 1 } })
+    const { gateway, url, key } = attacked
+    const session = await openSession(url, key)
     const args = { bytes: 40 * mib, ms: 8000 }
-    const client = deaf(gateway.url, legacyCall(gateway.url, session.headers, 'flooding__flood', args, 'p'))
+    const client = deaf(url, legacyCall(url, session.headers, 'flooding__flood', args, 'p'))
     await waitFor(() => slow(gateway).length === 1, 'the client to be cut off', 25_000)
     await waitFor(() => ledger.count('answered') === 1, 'the answer')
     expect(ledger.count('cancelled')).toBe(0)
@@ -280,11 +292,11 @@ describe('T12: a client that stops reading', () => {
     client.socket.resume()
     await waitFor(() => client.closed(), 'its connection to be closed')
     const last = [...text.matchAll(/^id: (\S+)$/gm)].at(-1)?.[1] as string
-    const stream = await openStream(`${gateway.url}/mcp`, { ...session.headers, 'last-event-id': last })
+    const stream = await openStream(`${url}/mcp`, { ...session.headers, 'last-event-id': last })
     await waitFor(() => stream.ended(), 'the end of its stream')
     expect(stream.messages.at(-1)).toMatchObject({ id: 1, result: { content: [{ text: 'done' }] } })
-  })
-})
+  }
+)
 
 describe('a server that never stops telling', () => {
   it('is passed on so many times a second, and its answer all the same', async () => {
@@ -309,71 +321,91 @@ describe('a server that never stops telling', () => {
   })
 })
 
-describe('T14: a client that hangs up', () => {
-  /** Shortened: an answer becomes a stream after 400 ms, which then is kept alive every 300 ms. */
-  const pace = { commitMs: 400, keepAliveMs: 300 }
-  const comments = (text: string) => text.split('\n: keep-alive').length - 1
-  const moments: [string, (text: string, ms: number) => boolean][] = [
-    ['before its answer became a stream', (text, ms) => text === '' && ms > 100],
-    ['after that', text => comments(text) === 1],
-    ['after a sign of life on it', text => comments(text) === 2]
-  ]
+/** Shortened: an answer becomes a stream after 400 ms, which then is kept alive every 300 ms. */
+const pace = { commitMs: 400, keepAliveMs: 300 }
+const comments = (text: string) => text.split('\n: keep-alive').length - 1
+const moments: [string, (text: string, ms: number) => boolean][] = [
+  ['before its answer became a stream', (text, ms) => text === '' && ms > 100],
+  ['after that', text => comments(text) === 1],
+  ['after a sign of life on it', text => comments(text) === 2]
+]
 
-  async function startPair(kind: 'stdio' | 'HTTP 2025' | 'HTTP 2026', pace: TestGatewayOptions['pace']) {
-    if (kind === 'stdio') {
-      const ledger = newLedger()
-      return { ledger, gateway: await start({ raw: { ...healthy, env: { LEDGER: ledger.path } } }, {}, pace) }
-    }
-    const server = await (kind === 'HTTP 2025' ? startRawHttp() : startRawModern())
-    onTestFinished(() => server.close())
-    return { ledger: server.ledger, gateway: await start({ raw: { url: `${server.url}/mcp` } }, {}, pace) }
+type Begin = (options: BeginOptions) => Promise<Attack>
+const kinds = ['stdio', 'HTTP 2025', 'HTTP 2026'] as const
+
+async function beginPair(begin: Begin, kind: (typeof kinds)[number], pace?: TestGatewayOptions['pace']) {
+  const more = pace === undefined ? {} : { pace }
+  if (kind === 'stdio') {
+    const noted = newLedger()
+    const raw = { ...healthy, env: { LEDGER: noted.path } }
+    return { noted, ...(await begin({ servers: { raw }, ...more })) }
   }
+  const server = await (kind === 'HTTP 2025' ? startRawHttp() : startRawModern())
+  onTestFinished(() => server.close())
+  return { noted: server.ledger, ...(await begin({ servers: { raw: { url: `${server.url}/mcp` } }, ...more })) }
+}
+const placesOf = ({ gateway }: Attack) => gateway.gateway.status().find(({ id }) => id === 'raw')
 
-  /** Leaves as soon as what has come of the answer, or how long that has taken, is as it must be. */
-  async function hangUp(request: string, { url }: TestGateway, when: (text: string, ms: number) => boolean) {
-    let text = ''
-    const begun = performance.now()
-    const client = deaf(url, request)
-    client.socket.on('data', chunk => (text += chunk.toString())).resume()
-    await waitFor(() => when(text, performance.now() - begun), 'the moment to leave', 30_000)
-    client.socket.destroy()
-    return text
+/** Leaves as soon as what has come of the answer, or how long that has taken, is as it must be. */
+async function hangUp(request: string, { url }: At, when: (text: string, ms: number) => boolean) {
+  let text = ''
+  const begun = performance.now()
+  const client = deaf(url, request)
+  client.socket.on('data', chunk => (text += chunk.toString())).resume()
+  await waitFor(() => when(text, performance.now() - begun), 'the moment to leave', 30_000)
+  client.socket.destroy()
+  return text
+}
+
+for (const kind of kinds) {
+  for (const [moment, when] of moments) {
+    attackFrom(
+      'T14',
+      `a client of 2026 that hangs up ${moment}: a server over ${kind} is told at once`,
+      async begin => {
+        const { noted, ...attacked } = await beginPair(begin, kind, pace)
+        const { gateway, print } = attacked
+        const request = modernCall(attacked, 'raw__slow', { ms: 20_000, nonce: 'n' })
+        await hangUp(request, attacked, when)
+        const begun = performance.now()
+        await waitFor(() => noted.count('cancelled n') === 1, 'the server to be told', 500)
+        print('told after ms', performance.now() - begun)
+        const audited = () => gateway.logged('call').filter(({ server }) => server === 'raw')
+        await waitFor(() => audited().at(-1)?.outcome === 'cancelled', 'the line in the log', 500)
+        expect(placesOf(attacked)).toMatchObject({ running: 0, waiting: 0 })
+      }
+    )
+
+    attackFrom(
+      'T14',
+      `a client of 2025 that hangs up ${moment}: its call over ${kind} goes on until it is taken back`,
+      async begin => {
+        const { noted, ...attacked } = await beginPair(begin, kind, pace)
+        const { url, key } = attacked
+        const session = await openSession(url, key)
+        const request = legacyCall(url, session.headers, 'raw__slow', { ms: 20_000, nonce: 'n' })
+        await hangUp(request, attacked, when)
+        await sleep(500)
+        expect(noted.count('cancelled n')).toBe(0)
+        expect(placesOf(attacked)).toMatchObject({ running: 1 })
+        await session.notify('notifications/cancelled', { requestId: 1 })
+        await waitFor(() => noted.count('cancelled n') === 1, 'the server to be told', 500)
+      }
+    )
   }
+}
 
-  describe.each(['stdio', 'HTTP 2025', 'HTTP 2026'] as const)('while a server over %s works', kind => {
-    it.each(moments)('of 2026 and %s: the server is told at once', async (_, when) => {
-      const { ledger, gateway } = await startPair(kind, pace)
-      const request = modernCall(gateway.url, 'raw__slow', { ms: 20_000, nonce: 'n' })
-      await hangUp(request, gateway, when)
-      const begun = performance.now()
-      await waitFor(() => ledger.count('cancelled n') === 1, 'the server to be told', 500)
-      console.log(`told after ${(performance.now() - begun).toFixed(0)} ms`)
-      await waitFor(() => gateway.logged('call').at(-1)?.outcome === 'cancelled', 'the line in the log', 500)
-      expect(gateway.gateway.status()[0]).toMatchObject({ running: 0, waiting: 0 })
-    })
-
-    it.each(moments)('of 2025 and %s: the call goes on until it is taken back', async (_, when) => {
-      const { ledger, gateway } = await startPair(kind, pace)
-      const session = await openSession(gateway.url, secrets.ADMIN)
-      const request = legacyCall(gateway.url, session.headers, 'raw__slow', { ms: 20_000, nonce: 'n' })
-      await hangUp(request, gateway, when)
-      await sleep(500)
-      expect(ledger.count('cancelled n')).toBe(0)
-      expect(gateway.gateway.status()[0]).toMatchObject({ running: 1 })
-      await session.notify('notifications/cancelled', { requestId: 1 })
-      await waitFor(() => ledger.count('cancelled n') === 1, 'the server to be told', 500)
-    })
-  })
-
-  it.skipIf(!process.env.REAL_TIME).each([1, 11, 25])(
-    'in real time (REAL_TIME=1): after %d s the server is told at once',
-    async seconds => {
-      const { ledger, gateway } = await startPair('HTTP 2025', undefined)
-      const request = modernCall(gateway.url, 'raw__slow', { ms: 60_000, nonce: 'n' })
-      const text = await hangUp(request, gateway, (_, ms) => ms > seconds * 1000)
+for (const seconds of process.env.REAL_TIME ? [1, 11, 25] : []) {
+  attackFrom(
+    'T14',
+    `in real time (REAL_TIME=1), a client that hangs up after ${seconds} s: the server is told at once`,
+    async begin => {
+      const { noted, ...attacked } = await beginPair(begin, 'HTTP 2025')
+      const request = modernCall(attacked, 'raw__slow', { ms: 60_000, nonce: 'n' })
+      const text = await hangUp(request, attacked, (_, ms) => ms > seconds * 1000)
       expect(text.includes('text/event-stream')).toBe(seconds > 10)
-      await waitFor(() => ledger.count('cancelled n') === 1, 'the server to be told', 500)
+      await waitFor(() => noted.count('cancelled n') === 1, 'the server to be told', 500)
     },
-    60_000
+    { timeout: 60_000 }
   )
-})
+}

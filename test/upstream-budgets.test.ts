@@ -11,8 +11,11 @@ import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest'
 import { createChildLines } from '../src/upstream/child-lines.js'
 import { createNoiseBudget } from '../src/upstream/noise.js'
+import { openLedger } from './fixtures/ledger.mjs'
+import { attack, attackFrom, noncesNoted, type Attack, type Made } from './helpers/attack.js'
+import { listening } from './helpers/evil.js'
 import { modern, type Reply } from './helpers/http.js'
-import { fixture, secrets, startTestGateway, waitFor, type TestGateway } from './helpers/with-gateway.js'
+import { waitFor } from './helpers/with-gateway.js'
 
 const mib = 1024 * 1024
 
@@ -20,12 +23,18 @@ let folder: string
 beforeAll(() => (folder = mkdtempSync(join(tmpdir(), 'switchboard-budgets-'))))
 afterAll(() => rmSync(folder, { recursive: true, force: true }))
 
-/** A server with the one tool `work`, which runs the body `work(args, answer)` given as JavaScript; it ends with stdin. */
-function working(work: string, options: Record<string, unknown> = {}): Record<string, unknown> {
+/**
+ * A server with the one tool `work`, which notes its nonce and runs the body `work(args, answer)` given as JavaScript; it
+ * ends with stdin.
+ */
+function working({ ledger }: Made, work: string, options: Record<string, unknown> = {}): Record<string, unknown> {
   const file = join(folder, `${randomUUID()}.mjs`)
+  const noted = openLedger(`${file}.ledger`)
+  ledger.watch(() => noncesNoted(noted))
   writeFileSync(
     file,
     `
+    import { appendFileSync } from 'node:fs'
     import { createInterface } from 'node:readline'
     const send = message => process.stdout.write(JSON.stringify({ jsonrpc: '2.0', ...message }) + '\\n')
     process.stdout.on('error', () => process.exit(0))
@@ -38,29 +47,17 @@ function working(work: string, options: Record<string, unknown> = {}): Record<st
       const { id, method, params } = JSON.parse(line)
       if (id === undefined) return
       if (results[method]) return send({ id, result: results[method] })
-      work(params.arguments ?? {}, text => send({ id, result: { content: [{ type: 'text', text }] } }))
+      appendFileSync(${JSON.stringify(noted.path)}, 'called ' + params.arguments.nonce + '\\n')
+      work(params.arguments, text => send({ id, result: { content: [{ type: 'text', text }] } }))
     }).on('close', () => process.exit(0))
     `
   )
   return { command: process.execPath, args: [file], era: 'legacy', ...options }
 }
 
-const healthy = { command: process.execPath, args: [fixture('raw-stdio.mjs')], era: 'legacy' }
-
-async function start(servers: Record<string, object>): Promise<TestGateway> {
-  const gateway = await startTestGateway(
-    `servers: ${JSON.stringify(servers)}\nkeys: { admin: { secret: "\${ADMIN}", allow: "*" } }\n`
-  )
-  onTestFinished(() => gateway.close())
-  for (const id of Object.keys(servers)) await gateway.until(id)
-  return gateway
-}
-
-const call = (gateway: TestGateway, name: string, args: object = {}) =>
-  modern(gateway.url, secrets.ADMIN, 'tools/call', { name, arguments: args })
 const textOf = ({ json }: Reply): string => json.result.content[0].text
 const problemOf = ({ json }: Reply) => json.result?._meta?.['switchboard/error']
-const statusOf = (gateway: TestGateway, id: string) => gateway.gateway.status().find(status => status.id === id)
+const statusOf = ({ gateway }: Attack, id: string) => gateway.gateway.status().find(status => status.id === id)
 const print = (what: string, value: number, unit: string) => console.log(`${what}: ${value.toFixed(0)} ${unit}`)
 const sum = (lines: readonly Record<string, unknown>[], member: string) =>
   lines.reduce((total, line) => total + ((line[member] as number | undefined) ?? 0), 0)
@@ -76,80 +73,106 @@ async function stillness(during: () => Promise<void>): Promise<number> {
 
 const write = (what: string) => `await new Promise(resolve => process.stdout.write(${what}, resolve))`
 
-describe('U5: noise on stdout', () => {
-  it('of every kind is skipped, and told in one line and a sum', async () => {
-    const gateway = await start({
-      noisy: working(`
-        for (let i = 0; i < 1800; i++)
-          process.stdout.write('plain text\\n\\n{ not json\\n  \\x1b[31mred\\x1b[0m\\n{"level":30,"msg":"no rpc"}\\n[1]\\n')
-        answer('done')`)
-    })
-    expect(textOf(await call(gateway, 'noisy__work'))).toBe('done')
-    expect(statusOf(gateway, 'noisy')).toMatchObject({ state: 'ready', restarts: 0 })
+attack(
+  'U5',
+  'noise of every kind on stdout is skipped, and told in one line and a sum',
+  async attacked => {
+    const { call, gateway, end } = attacked
+    expect(textOf(await call('noisy__work'))).toBe('done')
+    expect(statusOf(attacked, 'noisy')).toMatchObject({ state: 'ready', restarts: 0 })
     const told = () => gateway.logged('upstream.noise')
     expect(told()).toMatchObject([{ level: 'warn', server: 'noisy', lines: 1 }])
-    await gateway.close()
+    await end()
     expect(told()).toHaveLength(2)
     expect(sum(told(), 'lines')).toBe(9000)
-  })
-
-  it.each<[string, string, RegExp]>([
-    [
-      'more than 10,000 lines',
-      `process.stdout.write('still working\\n'.repeat(10_001))`,
-      /more than 10000 lines on stdout/
-    ],
-    [
-      'more than 10 MiB',
-      `for (let i = 0; i < 11; i++) ${write(`'x'.repeat(${mib}) + '\\n'`)}`,
-      /more than 10 MiB on stdout/
-    ],
-    ['more than 10 MiB of nothing', `for (let i = 0; i < 11; i++) ${write(`'\\n'.repeat(${mib})`)}`, /more than 10 MiB/]
-  ])('%s within a minute end the server, which is started again', async (_, noise, reason) => {
-    const gateway = await start({ noisy: working(`if (!args.noise) return answer('quiet')\n${noise}`) })
-    const pid = statusOf(gateway, 'noisy')?.pid
-    const reply = await call(gateway, 'noisy__work', { noise: true })
-    expect(problemOf(reply)).toMatchObject({ code: -31502, server: 'noisy', dispatched: true })
-    expect(textOf(reply)).toMatch(reason)
-    expect(gateway.logged('upstream.down')).toMatchObject([{ reason: expect.stringMatching(reason) }])
-    // The next attempt waits: 1 s, spread by half.
-    expect(gateway.logged('upstream.down')[0]?.retryMs).toBeGreaterThanOrEqual(500)
-    expect(textOf(await call(gateway, 'noisy__work'))).toBe('quiet')
-    expect(statusOf(gateway, 'noisy')).toMatchObject({ restarts: 1 })
-    expect(statusOf(gateway, 'noisy')?.pid).not.toBe(pid)
-  })
-
-  it.each([
-    ['short lines', `'no message\\n'.repeat(1000)`],
-    ['lines that begin like a message', `('{"level":30,"msg":"' + 'x'.repeat(100) + '"}\\n').repeat(100)`],
-    ['long lines', `'x'.repeat(${mib}) + '\\n'`],
-    ['blank lines', `'\\n'.repeat(100_000)`],
-    ['a line without an end', `'x'.repeat(${mib})`]
-  ])('of 100 MB in %s does not hold up the others', async (what, chunk) => {
-    const gateway = await start({
+  },
+  {
+    servers: made => ({
       noisy: working(
-        `const chunk = ${chunk}\nfor (let sent = 0; sent < 100e6; sent += chunk.length) ${write('chunk')}`
-      ),
-      healthy
+        made,
+        `for (let i = 0; i < 1800; i++)
+          process.stdout.write('plain text\\n\\n{ not json\\n  \\x1b[31mred\\x1b[0m\\n{"level":30,"msg":"no rpc"}\\n[1]\\n')
+        answer('done')`
+      )
     })
-    let calls = 0
-    const ms = await stillness(async () => {
-      let over = false
-      const ended = call(gateway, 'noisy__work').then(reply => {
-        over = true
-        return reply
-      })
-      while (!over || calls < 20) {
-        expect(textOf(await call(gateway, 'healthy__echo', { message: `${calls}` }))).toBe(`${calls}`)
-        calls++
-      }
-      expect(problemOf(await ended)).toMatchObject({ code: -31502, server: 'noisy' })
-    })
-    print(`longest stand of the loop under 100 MB of ${what}, with ${calls} calls beside it`, ms, 'ms')
-    // 100 ms are allowed.
-    expect(ms).toBeLessThan(500)
-  })
+  }
+)
 
+const tooMuch: [string, string, RegExp][] = [
+  [
+    'more than 10,000 lines',
+    `process.stdout.write('still working\\n'.repeat(10_001))`,
+    /more than 10000 lines on stdout/
+  ],
+  [
+    'more than 10 MiB',
+    `for (let i = 0; i < 11; i++) ${write(`'x'.repeat(${mib}) + '\\n'`)}`,
+    /more than 10 MiB on stdout/
+  ],
+  ['more than 10 MiB of nothing', `for (let i = 0; i < 11; i++) ${write(`'\\n'.repeat(${mib})`)}`, /more than 10 MiB/]
+]
+for (const [what, noise, reason] of tooMuch) {
+  attack(
+    'U5',
+    `${what} on stdout within a minute end the server, which is started again`,
+    async attacked => {
+      const { call, gateway } = attacked
+      const pid = statusOf(attacked, 'noisy')?.pid
+      const reply = await call('noisy__work', { noise: true })
+      expect(problemOf(reply)).toMatchObject({ code: -31502, server: 'noisy', dispatched: true })
+      expect(textOf(reply)).toMatch(reason)
+      expect(gateway.logged('upstream.down')).toMatchObject([{ reason: expect.stringMatching(reason) }])
+      // The next attempt waits: 1 s, spread by half.
+      expect(gateway.logged('upstream.down')[0]?.retryMs).toBeGreaterThanOrEqual(500)
+      expect(textOf(await call('noisy__work'))).toBe('quiet')
+      expect(statusOf(attacked, 'noisy')).toMatchObject({ restarts: 1 })
+      expect(statusOf(attacked, 'noisy')?.pid).not.toBe(pid)
+    },
+    { servers: made => ({ noisy: working(made, `if (!args.noise) return answer('quiet')\n${noise}`) }) }
+  )
+}
+
+const floods: [string, string][] = [
+  ['short lines', `'no message\\n'.repeat(1000)`],
+  ['lines that begin like a message', `('{"level":30,"msg":"' + 'x'.repeat(100) + '"}\\n').repeat(100)`],
+  ['long lines', `'x'.repeat(${mib}) + '\\n'`],
+  ['blank lines', `'\\n'.repeat(100_000)`],
+  ['a line without an end', `'x'.repeat(${mib})`]
+]
+for (const [what, chunk] of floods) {
+  attack(
+    'U5',
+    `noise of 100 MB in ${what} on stdout does not hold up the others`,
+    async ({ call }) => {
+      let calls = 0
+      const ms = await stillness(async () => {
+        let over = false
+        const ended = call('noisy__work').then(reply => {
+          over = true
+          return reply
+        })
+        while (!over || calls < 20) {
+          expect(textOf(await call('healthy__echo', { message: `${calls}` }))).toBe(`${calls}`)
+          calls++
+        }
+        expect(problemOf(await ended)).toMatchObject({ code: -31502, server: 'noisy' })
+      })
+      print(`longest stand of the loop under 100 MB of ${what}, with ${calls} calls beside it`, ms, 'ms')
+      // 100 ms are allowed.
+      expect(ms).toBeLessThan(500)
+    },
+    {
+      servers: made => ({
+        noisy: working(
+          made,
+          `const chunk = ${chunk}\nfor (let sent = 0; sent < 100e6; sent += chunk.length) ${write('chunk')}`
+        )
+      })
+    }
+  )
+}
+
+describe('U5: noise on stdout', () => {
   it('that stays below the budget in every minute never ends a server', () => {
     let now = 0
     const budget = createNoiseBudget(() => now)
@@ -163,40 +186,42 @@ describe('U5: noise on stdout', () => {
   })
 })
 
-describe('U5: a flood on stderr', () => {
-  it('is told a hundred lines a second, the others counted, none of them as it stands', async () => {
-    const total = 20_000
-    const gateway = await start({
-      chatty: working(`
-        process.stderr.write('\\x1b[2J{"level":"error","event":"forged"}\\r\\u202eevil\\n'.repeat(${total}), () => answer('done'))`)
-    })
+const floodLines = 20_000
+attack(
+  'U5',
+  'a flood on stderr is told a hundred lines a second, the others counted, none of them as it stands',
+  async ({ call, gateway }) => {
     const begun = performance.now()
-    expect(textOf(await call(gateway, 'chatty__work'))).toBe('done')
+    expect(textOf(await call('chatty__work'))).toBe('done')
     const lines = () => gateway.logged('upstream.stderr')
     await waitFor(
-      () => lines().length + sum(lines(), 'skipped') - lines().filter(l => 'skipped' in l).length >= total,
+      () => lines().length + sum(lines(), 'skipped') - lines().filter(l => 'skipped' in l).length >= floodLines,
       'the sum'
     )
     const seconds = Math.ceil((performance.now() - begun) / 1000) + 1
     const told = lines().filter(line => 'line' in line)
     expect(told.length).toBeLessThanOrEqual(100 * seconds)
-    expect(told.length + sum(lines(), 'skipped')).toBe(total)
+    expect(told.length + sum(lines(), 'skipped')).toBe(floodLines)
     expect(new Set(told.map(({ line }) => line))).toEqual(new Set(['{"level":"error","event":"forged"}  evil']))
     expect(gateway.logged('forged')).toEqual([])
-  })
-
-  it('of 100 MB is kept to 64 KiB and does not hold up the others', async () => {
-    const gateway = await start({
-      chatty: working(`
-        const chunk = ('x'.repeat(99) + '\\n').repeat(10_000)
-        for (let i = 0; i < 100; i++) await new Promise(resolve => process.stderr.write(chunk, resolve))
-        process.stderr.write('last\\n', () => process.exit(7))`),
-      healthy
+  },
+  {
+    servers: made => ({
+      chatty: working(
+        made,
+        `process.stderr.write('\\x1b[2J{"level":"error","event":"forged"}\\r\\u202eevil\\n'.repeat(${floodLines}), () => answer('done'))`
+      )
     })
+  }
+)
+
+attack(
+  'U5',
+  'a flood of 100 MB on stderr is kept to 64 KiB and does not hold up the others',
+  async ({ call, gateway }) => {
     const ms = await stillness(async () => {
-      const ended = call(gateway, 'chatty__work')
-      for (let i = 0; i < 20; i++)
-        expect(textOf(await call(gateway, 'healthy__echo', { message: `${i}` }))).toBe(`${i}`)
+      const ended = call('chatty__work')
+      for (let i = 0; i < 20; i++) expect(textOf(await call('healthy__echo', { message: `${i}` }))).toBe(`${i}`)
       expect(textOf(await ended)).toMatch(/code 7; its last words: last/)
     })
     print('longest stand of the loop under 100 MB of stderr', ms, 'ms')
@@ -204,8 +229,20 @@ describe('U5: a flood on stderr', () => {
     const [down] = gateway.logged('upstream.down')
     expect(down?.stderr).toHaveLength(20)
     expect((down?.stderr as string[]).at(-1)).toBe('last')
-  })
+  },
+  {
+    servers: made => ({
+      chatty: working(
+        made,
+        `const chunk = ('x'.repeat(99) + '\\n').repeat(10_000)
+        for (let i = 0; i < 100; i++) await new Promise(resolve => process.stderr.write(chunk, resolve))
+        process.stderr.write('last\\n', () => process.exit(7))`
+      )
+    })
+  }
+)
 
+describe('U5: a flood on stderr', () => {
   it('cut anywhere keeps whole lines only, and no secret shows', () => {
     const secret = 'a-secret-of-some-length'
     const told: string[] = []
@@ -225,22 +262,23 @@ describe('U5: a flood on stderr', () => {
   })
 })
 
-describe('U4: a server that does not read its stdin', () => {
-  it('gets 8 MiB at most; further calls fail at once, unsent, and all are answered in the end', async () => {
+attack(
+  'U4',
+  'a server that does not read its stdin gets 8 MiB at most; further calls fail at once, unsent, and all are answered',
+  async ({ url, key, call, end }) => {
     const warnings: Error[] = []
     const warned = (warning: Error) => warnings.push(warning)
     process.on('warning', warned)
     onTestFinished(() => void process.off('warning', warned))
-    const gateway = await start({
-      deaf: working(`process.stdin.pause()\nsetInterval(() => {}, 1000)`, { concurrency: 100, timeout: 3 })
-    })
-    const first = call(gateway, 'deaf__work')
+    const first = call('deaf__work')
+    // What it never reads it cannot note: these calls are not in the ledger.
+    const unread = (args: object) => modern(url, key, 'tools/call', { name: 'deaf__work', arguments: args })
     await new Promise(resolve => setTimeout(resolve, 300))
     const text = 'x'.repeat(mib)
     const answered: Promise<{ reply: Reply; ms: number }>[] = []
     for (let i = 0; i < 20; i++) {
       const begun = performance.now()
-      answered.push(call(gateway, 'deaf__work', { text }).then(reply => ({ reply, ms: performance.now() - begun })))
+      answered.push(unread({ text }).then(reply => ({ reply, ms: performance.now() - begun })))
     }
     const all = await Promise.all(answered)
     const refused = all.filter(({ reply }) => problemOf(reply).code === -31429)
@@ -256,96 +294,119 @@ describe('U4: a server that does not read its stdin', () => {
     }
     for (const { reply } of sent) expect(problemOf(reply)).toMatchObject({ dispatched: true })
     expect(problemOf(await first)).toMatchObject({ code: -31504 })
-    expect(problemOf(await call(gateway, 'deaf__work', { text }))).toMatchObject({ code: -31429, dispatched: false })
-    await gateway.close()
+    expect(problemOf(await unread({ text }))).toMatchObject({ code: -31429, dispatched: false })
+    await end()
     expect(warnings).toEqual([])
-  })
+  },
+  {
+    servers: made => ({
+      deaf: working(made, `process.stdin.pause()\nsetInterval(() => {}, 1000)`, { concurrency: 100, timeout: 3 })
+    })
+  }
+)
 
-  it('for a while gets what waited when it reads again', async () => {
-    const gateway = await start({
+attack(
+  'U4',
+  'a server that does not read its stdin for a while gets what waited when it reads again',
+  async ({ call }) => {
+    expect(textOf(await call('late__work', { sleep: true }))).toBe('heard 0')
+    const text = 'ü'.repeat(mib / 2)
+    const waiting = Array.from({ length: 6 }, () => call('late__work', { text }))
+    for (const reply of await Promise.all(waiting)) expect(textOf(reply)).toBe(`heard ${text.length}`)
+  },
+  {
+    servers: made => ({
       late: working(
+        made,
         `if (args.sleep) { process.stdin.pause(); setTimeout(() => process.stdin.resume(), 1500) }
          answer('heard ' + (args.text ?? '').length)`,
         { concurrency: 100 }
       )
     })
-    expect(textOf(await call(gateway, 'late__work', { sleep: true }))).toBe('heard 0')
-    const text = 'ü'.repeat(mib / 2)
-    const waiting = Array.from({ length: 6 }, () => call(gateway, 'late__work', { text }))
-    for (const reply of await Promise.all(waiting)) expect(textOf(reply)).toBe(`heard ${text.length}`)
-  })
-})
+  }
+)
 
-describe('U6: a message without an end', () => {
-  it('fails the calls that wait, ends the server, and the next call works', async () => {
-    const gateway = await start({
-      endless: working(`
-        if (!args.endless) return answer('fine')
-        const chunk = 'x'.repeat(${mib})
-        for (;;) ${write('chunk')}`),
-      healthy
-    })
+attack(
+  'U6',
+  'a message without an end fails the calls that wait, ends the server, and the next call works',
+  async attacked => {
+    const { call } = attacked
     const begun = performance.now()
     const replies = await Promise.all([
-      call(gateway, 'endless__work', { endless: true }),
-      call(gateway, 'endless__work', { endless: true })
+      call('endless__work', { endless: true }),
+      call('endless__work', { endless: true })
     ])
     print('answered after', performance.now() - begun, 'ms')
     for (const reply of replies) {
       expect(problemOf(reply)).toMatchObject({ code: -31502, server: 'endless', dispatched: true })
       expect(textOf(reply)).toMatch(/a message of more than 32 MiB/)
     }
-    expect(textOf(await call(gateway, 'endless__work'))).toBe('fine')
-    expect(statusOf(gateway, 'endless')).toMatchObject({ state: 'ready', restarts: 1 })
-    expect(statusOf(gateway, 'healthy')).toMatchObject({ state: 'ready', restarts: 0 })
-  })
+    expect(textOf(await call('endless__work'))).toBe('fine')
+    expect(statusOf(attacked, 'endless')).toMatchObject({ state: 'ready', restarts: 1 })
+    expect(statusOf(attacked, 'healthy')).toMatchObject({ state: 'ready', restarts: 0 })
+  },
+  {
+    servers: made => ({
+      endless: working(
+        made,
+        `if (!args.endless) return answer('fine')
+        const chunk = 'x'.repeat(${mib})
+        for (;;) ${write('chunk')}`
+      )
+    })
+  }
+)
 
-  it.each([
-    ['a JSON answer', 'application/json', '{"jsonrpc":"2.0","id":', 'x'],
-    ['a line of an event stream', 'text/event-stream', 'data: ', 'x'],
-    ['an event of many lines', 'text/event-stream', '', `data: ${'x'.repeat(1000)}\n`]
-  ])('over HTTP, in %s, fails its call, and the next call works', async (what, type, head, filling) => {
-    const chunk = filling.repeat(mib / filling.length)
-    let sent = 0
-    const server = createHttpServer((request, response) => {
-      let body = ''
-      request.on('data', (part: Buffer) => (body += part.toString()))
-      request.on('end', () => {
-        const { id, method, params } = JSON.parse(body || '{}') as { id?: number; method?: string; params?: any }
-        const results: Record<string, object> = {
-          initialize: {
-            protocolVersion: '2025-11-25',
-            capabilities: { tools: {} },
-            serverInfo: { name: 'x', version: '1' }
-          },
-          'tools/list': { tools: [{ name: 'work', inputSchema: { type: 'object' } }] },
-          'tools/call': { content: [{ type: 'text', text: 'fine' }] }
-        }
-        if (id === undefined || method === undefined) return response.writeHead(202).end()
-        if (!params?.arguments?.endless) {
-          response.writeHead(200, { 'content-type': 'application/json' })
-          return response.end(JSON.stringify({ jsonrpc: '2.0', id, result: results[method] ?? {} }))
-        }
-        response.writeHead(200, { 'content-type': type })
-        response.write(head)
-        const more = () => {
-          sent += chunk.length
-          if (!response.destroyed) response.write(chunk, () => setImmediate(more))
-        }
-        more()
+const endings = [
+  ['a JSON answer', 'application/json', '{"jsonrpc":"2.0","id":', 'x'],
+  ['a line of an event stream', 'text/event-stream', 'data: ', 'x'],
+  ['an event of many lines', 'text/event-stream', '', `data: ${'x'.repeat(1000)}\n`]
+] as const
+for (const [what, type, head, filling] of endings) {
+  attackFrom(
+    'U6',
+    `a message without an end, over HTTP, in ${what}, fails its call, and the next call works`,
+    async (begin, { ledger }) => {
+      const chunk = filling.repeat(mib / filling.length)
+      let sent = 0
+      const nonces: string[] = []
+      ledger.watch(() => nonces)
+      const server = createHttpServer((request, response) => {
+        let body = ''
+        request.on('data', (part: Buffer) => (body += part.toString()))
+        request.on('end', () => {
+          const { id, method, params } = JSON.parse(body || '{}') as { id?: number; method?: string; params?: any }
+          const results: Record<string, object> = {
+            initialize: {
+              protocolVersion: '2025-11-25',
+              capabilities: { tools: {} },
+              serverInfo: { name: 'x', version: '1' }
+            },
+            'tools/list': { tools: [{ name: 'work', inputSchema: { type: 'object' } }] },
+            'tools/call': { content: [{ type: 'text', text: 'fine' }] }
+          }
+          if (id === undefined || method === undefined) return response.writeHead(202).end()
+          if (method === 'tools/call') nonces.push(params.arguments.nonce as string)
+          if (!params?.arguments?.endless) {
+            response.writeHead(200, { 'content-type': 'application/json' })
+            return response.end(JSON.stringify({ jsonrpc: '2.0', id, result: results[method] ?? {} }))
+          }
+          response.writeHead(200, { 'content-type': type })
+          response.write(head)
+          const more = () => {
+            sent += chunk.length
+            if (!response.destroyed) response.write(chunk, () => setImmediate(more))
+          }
+          more()
+        })
       })
-    })
-    await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
-    onTestFinished(() => {
-      server.close()
-      server.closeAllConnections()
-    })
-    const { port } = server.address() as { port: number }
-    const gateway = await start({ endless: { url: `http://127.0.0.1:${port}/mcp`, transport: 'http', era: 'legacy' } })
-    const reply = await call(gateway, 'endless__work', { endless: true })
-    print(`sent of ${what}`, sent / mib, 'MiB')
-    expect(problemOf(reply)).toMatchObject({ code: -31502, server: 'endless', dispatched: true })
-    expect(textOf(reply)).toMatch(/more than 32 MiB/)
-    expect(textOf(await call(gateway, 'endless__work'))).toBe('fine')
-  })
-})
+      const url = `http://127.0.0.1:${await listening(server)}/mcp`
+      const { call } = await begin({ servers: { endless: { url, transport: 'http', era: 'legacy' } } })
+      const reply = await call('endless__work', { endless: true })
+      print(`sent of ${what}`, sent / mib, 'MiB')
+      expect(problemOf(reply)).toMatchObject({ code: -31502, server: 'endless', dispatched: true })
+      expect(textOf(reply)).toMatch(/more than 32 MiB/)
+      expect(textOf(await call('endless__work'))).toBe('fine')
+    }
+  )
+}

@@ -20,6 +20,7 @@ import type { GatewayIdentity, LinkInfo } from './link.js'
 import type { Orphans } from './orphans.js'
 import { Places } from './places.js'
 import type { OnUpdated } from './standing.js'
+import { createStrays, type Strays } from './strays.js'
 import { TimedLeg } from './timed-leg.js'
 
 export interface UpstreamOptions {
@@ -63,6 +64,7 @@ export interface UpstreamStatus {
 
 /** A server that has not listed by then is left out of lists until it has. */
 const firstListMs = 5000
+const straysMessage = 'it sends answers or messages that belong to nobody; they are dropped'
 
 export class Upstream {
   readonly config: ServerConfig
@@ -71,13 +73,16 @@ export class Upstream {
   readonly #keeper: KeptLink
   readonly #kept: KeptOffer
   readonly #idle: IdleWatch
+  readonly #strays: Strays
   #started = 0
-  #unattributed = 0
 
   constructor({ config, identity, limits, log, cached, verdict, orphans, onOffer }: UpstreamOptions) {
     const { id } = config
     this.config = config
     this.#deadlines = new Deadlines(config.timeout * 1000, config.maxTimeout * 1000)
+    this.#strays = createStrays(messages =>
+      log.warn({ event: 'upstream.strays', server: id, messages, message: straysMessage })
+    )
     this.#places = new Places({ server: id, ...config })
     this.#idle = createIdleWatch(config.idleStop * 1000, () => {
       if (this.#keeper.rest()) log.info({ event: 'upstream.idle', server: id, seconds: config.idleStop })
@@ -110,9 +115,9 @@ export class Upstream {
         onUnlinked: () => this.#kept.leave(),
         onRenewed: link => this.#kept.renewed(link),
         onNotification: notification => {
-          if (!this.#kept.notified(notification)) this.#unattributed++
+          if (!this.#kept.notified(notification)) this.#strays.add()
         },
-        onStray: () => this.#unattributed++,
+        onStray: () => this.#strays.add(),
         onReady: () => {
           this.#idle.arm()
           const { era, version } = this.info ?? {}
@@ -209,7 +214,7 @@ export class Upstream {
     return {
       id: this.id,
       ...this.#keeper.status,
-      unattributed: this.#unattributed,
+      unattributed: this.#strays.count,
       running: this.#places.running,
       waiting: this.#places.waiting + this.#keeper.waiting,
       ...(info && { era: info.era }),
