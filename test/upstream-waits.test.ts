@@ -7,7 +7,7 @@ import { describe, expect, it, onTestFinished } from 'vitest'
 import { openSse } from '../src/upstream/sse-link.js'
 import { Cancellation } from '../src/wire/cancellation.js'
 import { modern, type Reply } from './helpers/http.js'
-import { secrets, startTestGateway, waitFor } from './helpers/with-gateway.js'
+import { secrets, startTestGateway, waitFor, type TestGateway } from './helpers/with-gateway.js'
 
 type Message = { readonly id?: number; readonly method?: string }
 
@@ -93,6 +93,26 @@ describe('U3: a server that answers nothing', () => {
     await waitFor(() => waiting() === 1, 'all but the stream to be given up', 3000)
     cancellation.cancel(new Error('enough'))
     await expect(request).rejects.toThrow('enough')
+  })
+})
+
+describe('an event stream that does not begin', () => {
+  it.each<[string, (gateway: TestGateway) => Promise<void>]>([
+    ['the gateway ends', gateway => gateway.close()],
+    ['its server is removed', gateway => Promise.resolve(void gateway.apply('servers: {}\nkeys: {}\n'))]
+  ])('is given up at once when %s', async (_when, end) => {
+    const { url, waiting } = await serve((_message, _req, res) => {
+      res.writeHead(200, { 'content-type': 'text/event-stream' }).write(':\n\n')
+    })
+    const odd = { url: `${url}/sse`, transport: 'sse' }
+    const gateway = await startTestGateway(`servers: { odd: ${JSON.stringify(odd)} }\n`)
+    onTestFinished(() => gateway.close())
+    await waitFor(() => waiting() === 1, 'it to be asked')
+    const begun = performance.now()
+    await end(gateway)
+    await waitFor(() => waiting() === 0, 'it to be given up', 2000)
+    // Its connect timeout is 10 s.
+    expect(performance.now() - begun).toBeLessThan(2000)
   })
 })
 
