@@ -187,7 +187,7 @@ describe('places of one server', () => {
   })
 
   it('are given back however a wait ends, so that none is lost to a key', async () => {
-    const places = new Places({ server: 's', concurrency: 1, queue: 4, queueTimeout: 0.05 })
+    const places = new Places({ server: 's', concurrency: 1, queue: 4, queueTimeout: 0.05, waitingBytes: 65_536 })
     expect(places.enter()).toBe(true)
     const task = () => Promise.resolve('ran')
     for (let round = 0; round < 20; round++) {
@@ -228,6 +228,67 @@ describe('places of one server', () => {
     await waitFor(() => ledger.count('notifications/cancelled') >= 3, 'the server to be told of those it had', 2500)
     expect(statusOf(gateway, 'hung')).toMatchObject({ running: 0, waiting: 0 })
     expect((await by.leave()).errors).toEqual([])
+  })
+
+  it('hold no more bytes than may wait, of all keys and of each, however many places are free', async () => {
+    const places = new Places({ server: 's', concurrency: 1, queue: 100, queueTimeout: 5, waitingBytes: 102_400 })
+    expect(places.enter()).toBe(true)
+    const wait = (key: string, bytes: number, taken = new Cancellation()) =>
+      places.wait(key, taken, () => Promise.resolve(key), { text: 'x'.repeat(bytes) })
+    for (let round = 0; round < 20; round++) {
+      const taken = new Cancellation()
+      const first = wait('a', 40_000, taken)
+      await expect(wait('a', 40_000)).rejects.toThrow(/^with this call more than 50 KiB of arguments of this key would/)
+      const waits = [first, wait('b', 40_000, taken)]
+      await expect(wait('c', 40_000)).rejects.toThrow(
+        /^with this call more than 100 KiB of arguments would wait for it/
+      )
+      taken.cancel(new Error('taken back'))
+      expect(await Promise.allSettled(waits)).toMatchObject([{ status: 'rejected' }, { status: 'rejected' }])
+    }
+    const waits = [wait('a', 40_000), wait('b', 40_000)]
+    places.leave()
+    expect(await Promise.all(waits)).toEqual(['a', 'b'])
+    expect(places.enter()).toBe(true)
+    const last = wait('a', 40_000)
+    places.leave()
+    expect(await last).toBe('a')
+  })
+
+  it('T15: what waits for a busy server is bounded in bytes, and a small call finds room beside it', async () => {
+    const gateway = await start({ busy: raw('normal', { concurrency: 1 }), healthy }, { waiting_kib: 1024 })
+    const slow = call(gateway, 'busy__slow', { ms: 1500, nonce: 'first' })
+    await waitFor(() => statusOf(gateway, 'busy')?.running === 1, 'the first to run')
+    const large = { message: 'x'.repeat(300_000) }
+    const first = call(gateway, 'busy__echo', large)
+    await waitFor(() => statusOf(gateway, 'busy')?.waiting === 1, 'the second to wait')
+    const { value, ms } = await timed(call(gateway, 'busy__echo', large))
+    console.log(`refused in ${ms.toFixed(0)} ms`)
+    expect(problemOf(value)).toMatchObject({ code: -31429, server: 'busy', dispatched: false, retryAfterMs: 1000 })
+    expect(textOf(value)).toContain('more than 512 KiB of arguments of this key')
+    // 50 ms are allowed.
+    expect(ms).toBeLessThan(250)
+    const small = call(gateway, 'busy__echo', { message: 'small' })
+    const other = call(gateway, 'busy__echo', large, secrets.OTHER)
+    // A call that finds a place is not measured.
+    expect(textOf(await call(gateway, 'healthy__echo', { message: 'y'.repeat(2_000_000) }))).toHaveLength(2_000_000)
+    expect(textOf(await small)).toBe('small')
+    expect((await Promise.all([slow, first, other])).map(problemOf)).toEqual([undefined, undefined, undefined])
+  })
+
+  it('U3: what waits for a server that starts is bounded in bytes, too', async () => {
+    const late = raw('slow-start', { env: { START_MS: '1000' } })
+    const gateway = await start({ late }, { waiting_kib: 1024 })
+    process.kill(statusOf(gateway, 'late')?.pid as number, 'SIGKILL')
+    await gateway.until('late', 'down')
+    const large = { message: 'x'.repeat(300_000) }
+    const first = call(gateway, 'late__echo', large)
+    await waitFor(() => statusOf(gateway, 'late')?.waiting === 1, 'the first to wait')
+    const refused = await call(gateway, 'late__echo', large)
+    expect(problemOf(refused)).toMatchObject({ code: -31429, dispatched: false, retryAfterMs: 1000 })
+    expect(textOf(refused)).toContain('more than 512 KiB of arguments of this key')
+    expect(textOf(await first)).toHaveLength(300_000)
+    expect(textOf(await call(gateway, 'late__echo', large))).toHaveLength(300_000)
   })
 
   it('of a server that is starting are shared in the same way', async () => {

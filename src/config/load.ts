@@ -268,6 +268,7 @@ function limitsConfig(limits: ConfigFile['limits']): LimitsConfig {
     replayBytes: limits.replay_kib * 1024,
     messageBytes: limits.message_kib * 1024,
     stdinBytes: limits.stdin_kib * 1024,
+    waitingBytes: limits.waiting_kib * 1024,
     listItems: limits.list_items,
     listPages: limits.list_pages,
     notificationsPerSecond: limits.notifications_per_second,

@@ -1,13 +1,15 @@
 /**
- * How many requests one upstream works on at a time, and how many may wait for it, for how long. Whoever gives up waiting
- * makes room at once. No key has more than half of the waiting places, and keys take turns: the first call of one that waits
- * comes before the second of any other.
+ * How many requests one upstream works on at a time, and how many may wait for it, for how long, holding how much. Whoever
+ * gives up waiting makes room at once. No key has more than half of the waiting places, and keys take turns: the first call
+ * of one that waits comes before the second of any other.
  */
 import PQueue from 'p-queue'
 import { SwitchboardError } from '../errors.js'
 import type { Cancellation } from '../wire/cancellation.js'
+import { bytesHeld, sizeText } from '../wire/json-bytes.js'
+import type { Json } from '../wire/json-rpc.js'
 
-/** How many of a bounded number of places each key has. No key may have more than half, so there are some for the others. */
+/** How many of a bounded number of places, or bytes, each key has. No key may have more than half, so there are some for the others. */
 export class Shares {
   readonly #most: number
   readonly #taken = new Map<string, number>()
@@ -20,16 +22,16 @@ export class Shares {
     return this.#taken.get(key) ?? 0
   }
 
-  /** Takes one more, if the key may have it. */
-  take(key: string): boolean {
-    const own = this.of(key)
-    if (own >= this.#most) return false
-    this.#taken.set(key, own + 1)
+  /** Takes one more, or so many, if the key may have them. */
+  take(key: string, many = 1): boolean {
+    const own = this.of(key) + many
+    if (own > this.#most) return false
+    this.#taken.set(key, own)
     return true
   }
 
-  giveBack(key: string): void {
-    const own = this.of(key) - 1
+  giveBack(key: string, many = 1): void {
+    const own = this.of(key) - many
     if (own > 0) this.#taken.set(key, own)
     else this.#taken.delete(key)
   }
@@ -42,6 +44,8 @@ export interface PlacesOptions {
   readonly queue: number
   /** How long they may, in seconds. */
   readonly queueTimeout: number
+  /** How much they may hold, in bytes. */
+  readonly waitingBytes: number
 }
 
 export class Places {
@@ -49,12 +53,15 @@ export class Places {
   /** Those who had to wait; who finds a place free is only counted. */
   readonly #queue: PQueue
   readonly #shares: Shares
+  readonly #byteShares: Shares
+  #bytes = 0
   #direct = 0
 
   constructor(options: PlacesOptions) {
     this.#options = options
     this.#queue = new PQueue({ concurrency: options.concurrency })
     this.#shares = new Shares(options.queue)
+    this.#byteShares = new Shares(options.waitingBytes)
   }
 
   get running(): number {
@@ -78,11 +85,32 @@ export class Places {
   }
 
   /**
-   * Runs `task` when a place is free and it is the key's turn.
-   * @throws SwitchboardError `upstream_overloaded` when too many wait already, of all keys or of this one, or when waiting took too long; the reason
-   * of the cancellation when that came first.
+   * Counts what a call holds while it waits, for a place or for the server to start.
+   * @returns what ends that, to be called once. @throws SwitchboardError `upstream_overloaded` when that would be too much.
    */
-  async wait<T>(key: string, cancellation: Cancellation, task: () => Promise<T>): Promise<T> {
+  hold(key: string, params: Json | undefined): () => void {
+    const most = this.#options.waitingBytes
+    const bytes = bytesHeld(params)
+    if (this.#bytes + bytes > most)
+      throw this.#overloaded(`with this call more than ${sizeText(most)} of arguments would wait for it`)
+    if (!this.#byteShares.take(key, bytes)) {
+      const share = `with this call more than ${sizeText(most / 2)} of arguments of this key would wait for it`
+      throw this.#overloaded(`${share}, and no key may have more`)
+    }
+    this.#bytes += bytes
+    return () => {
+      this.#byteShares.giveBack(key, bytes)
+      this.#bytes -= bytes
+    }
+  }
+
+  /**
+   * Runs `task` when a place is free and it is the key's turn.
+   * @param params what waits with it.
+   * @throws SwitchboardError `upstream_overloaded` when too many or too much wait already, of all keys or of this one, or when waiting took too long;
+   * the reason of the cancellation when that came first.
+   */
+  async wait<T>(key: string, cancellation: Cancellation, task: () => Promise<T>, params?: Json): Promise<T> {
     const { queue: most, queueTimeout, concurrency } = this.#options
     if (this.#queue.size >= most)
       throw this.#overloaded(`${concurrency} calls are running and ${most} are waiting already`)
@@ -93,9 +121,12 @@ export class Places {
 
     this.#share()
     let waits = true
+    let letGo: (() => void) | undefined
     const waited = () => {
-      if (waits) this.#shares.giveBack(key)
+      if (!waits) return
       waits = false
+      this.#shares.giveBack(key)
+      letGo?.()
     }
     const waiting = new AbortController()
     const release = cancellation.onCancel(reason => waiting.abort(reason))
@@ -109,6 +140,7 @@ export class Places {
       return task()
     }
     try {
+      letGo = this.hold(key, params)
       return await this.#queue.add(turn, { signal: waiting.signal, priority: -before })
     } finally {
       clearTimeout(timer)

@@ -6,7 +6,7 @@
  * Invariant: `#link` is set as long as a connection stands; at most one attempt to make one runs at a time.
  */
 import type { LimitsConfig, ServerConfig } from '../config/schema.js'
-import { reasonOf, SwitchboardError } from '../errors.js'
+import { reasonOf, SwitchboardError, toSwitchboardError } from '../errors.js'
 import type { Log } from '../observe/log.js'
 import { Cancellation } from '../wire/cancellation.js'
 import type { Era } from '../wire/era.js'
@@ -41,7 +41,10 @@ export interface UpstreamOptions {
 }
 
 /** As much of the limits as concerns one server. */
-export type UpstreamLimits = Pick<LimitsConfig, 'messageBytes' | 'stdinBytes' | 'listItems' | 'listPages'>
+export type UpstreamLimits = Pick<
+  LimitsConfig,
+  'messageBytes' | 'stdinBytes' | 'waitingBytes' | 'listItems' | 'listPages'
+>
 
 /** `idle`: nothing is wrong, its process is not running and the next call starts it. */
 export type UpstreamState = 'starting' | 'ready' | 'idle' | 'down' | 'stopped'
@@ -117,7 +120,7 @@ export class Upstream {
       options.log.warn({ event: 'upstream.noise', server: this.id, lines, bytes, message })
     })
     this.#waiterShares = new Shares(options.config.queue + options.config.concurrency)
-    this.#places = new Places({ server: options.config.id, ...options.config })
+    this.#places = new Places({ server: options.config.id, ...options.config, ...options.limits })
     this.#kept = new KeptOffer({
       server: options.config.id,
       identity: options.identity,
@@ -256,9 +259,11 @@ export class Upstream {
     const leg = new TimedLeg(this.config, this.#deadlines, asked)
     this.#idle.begin()
     try {
-      if (!this.#link) await this.#linked(leg.cancellation, leg.principal)
-      if (!this.#places.enter())
-        return await this.#places.wait(leg.principal ?? '', leg.cancellation, () => this.#deliver(method, params, leg))
+      if (!this.#link) await this.#linked(leg.cancellation, leg.principal, params)
+      if (!this.#places.enter()) {
+        const task = () => this.#deliver(method, params, leg)
+        return await this.#places.wait(leg.principal ?? '', leg.cancellation, task, params)
+      }
       try {
         return await this.#deliver(method, params, leg)
       } finally {
@@ -300,7 +305,7 @@ export class Upstream {
         const absent = error instanceof SwitchboardError && error.code === 'upstream_down'
         if (absent && link && this.#link === link) this.#lost(error.message)
         if (again || !this.#mayRepeat(error, leg)) throw error
-        await this.#linked(leg.cancellation, leg.principal)
+        await this.#linked(leg.cancellation, leg.principal, params)
       }
     }
   }
@@ -314,7 +319,7 @@ export class Upstream {
   }
 
   /** Waits until there is a link, pulling the next attempt forward. @throws the reason when that attempt fails. */
-  #linked(cancellation: Cancellation, key = ''): Promise<void> {
+  #linked(cancellation: Cancellation, key = '', params?: Json): Promise<void> {
     if (this.#link) return Promise.resolve()
     if (this.#state === 'stopped') return Promise.reject(this.#downError())
     if (cancellation.reason) return Promise.reject(cancellation.reason)
@@ -326,6 +331,13 @@ export class Upstream {
       const facts = { server: this.id, dispatched: false, retryAfterMs: 1000 }
       return Promise.reject(new SwitchboardError('upstream_overloaded', why, facts))
     }
+    let letGo: () => void
+    try {
+      letGo = this.#places.hold(key, params)
+    } catch (error) {
+      this.#waiterShares.giveBack(key)
+      return Promise.reject(toSwitchboardError(error))
+    }
     if (!this.#attempt)
       this.#schedule(earliestAttempt(this.#lastAttempt, this.#crashes, performance.now()) - performance.now())
     return new Promise((resolve, reject) => {
@@ -333,6 +345,7 @@ export class Upstream {
       const end = (act: () => void) => {
         this.#waiters.delete(waiter)
         this.#waiterShares.giveBack(key)
+        letGo()
         release()
         act()
       }
