@@ -12,6 +12,7 @@ import { createAuthFailures, networkOf } from '../src/policy/auth-failures.js'
 import { Places } from '../src/upstream/places.js'
 import { Cancellation } from '../src/wire/cancellation.js'
 import { openLedger } from './fixtures/ledger.mjs'
+import { collectGarbage } from './helpers/memory.js'
 import { neighbour } from './helpers/neighbour.js'
 import { bearer, modern, openSession, post, send, type Reply } from './helpers/http.js'
 import { openStream, type Stream } from './helpers/matrix.js'
@@ -274,6 +275,20 @@ describe('places of one server', () => {
     expect(textOf(await call(gateway, 'healthy__echo', { message: 'y'.repeat(2_000_000) }))).toHaveLength(2_000_000)
     expect(textOf(await small)).toBe('small')
     expect((await Promise.all([slow, first, other])).map(problemOf)).toEqual([undefined, undefined, undefined])
+  })
+
+  it('T15: what waits is held once, not its bytes beside it', async () => {
+    const gateway = await start({ busy: raw('normal', { concurrency: 1 }) })
+    const slow = call(gateway, 'busy__slow', { ms: 2000, nonce: 'first' })
+    await waitFor(() => statusOf(gateway, 'busy')?.running === 1, 'the first to run')
+    collectGarbage()
+    const before = process.memoryUsage().arrayBuffers
+    const waiting = Array.from({ length: 20 }, () => call(gateway, 'busy__echo', { message: 'x'.repeat(1_000_000) }))
+    await waitFor(() => statusOf(gateway, 'busy')?.waiting === 20, 'all to wait')
+    collectGarbage()
+    // 20 MB are their clients', and the gateway's would be as much again.
+    expect(process.memoryUsage().arrayBuffers - before).toBeLessThan(30_000_000)
+    expect((await Promise.all([slow, ...waiting])).map(problemOf)).toEqual(Array.from({ length: 21 }))
   })
 
   it('U3: what waits for a server that starts is bounded in bytes, too', async () => {
