@@ -136,6 +136,7 @@ describe('servers.yaml while the gateway runs (C10)', () => {
     ['empty', () => writeFileSync(file, '')],
     ['deleted', () => rmSync(file)],
     ...(isRoot ? [] : [['unreadable', () => chmodSync(file, 0)] as [string, () => void]]),
+    ['longer than 1 MiB', () => writeFileSync(file, `${good}#${'x'.repeat(2_000_000)}`)],
     ['wrong in a word', () => writeFileSync(file, good.replace('"command"', '"comand"'))],
     [
       'wrong in one server, whose variable is not set, and right in all else',
