@@ -32,6 +32,8 @@ export interface UpstreamOptions {
   readonly log: Log
   /** What the server was last known to offer, from an earlier run. */
   readonly cached?: Offer
+  /** That was another server, or this one before it was changed: it is shown, and waited for like one that is not known. */
+  readonly isGuess?: boolean
   /** What the server spoke in an earlier run. */
   readonly verdict?: Verdict
   /** Keeps account of the processes started; none is before it has ended what an earlier gateway left. */
@@ -207,9 +209,8 @@ export class Upstream {
 
   /** That attempt, if one of these lists is not known until it has ended; requests wait for it only so long. */
   firstList(kinds: readonly ListKind[]): Promise<void> | undefined {
-    return kinds.every(kind => this.offer[kind]) || performance.now() - this.#started > firstListMs
-      ? undefined
-      : this.#firstAttempt
+    const known = !this.#options.isGuess && kinds.every(kind => this.offer[kind])
+    return known || performance.now() - this.#started > firstListMs ? undefined : this.#firstAttempt
   }
 
   /** Whether somebody waits for an answer of it. */
@@ -244,7 +245,7 @@ export class Upstream {
   start(after?: Promise<unknown>): void {
     if (after) this.#ending = after
     this.#started = performance.now()
-    if (this.config.start === 'lazy' && this.tools) return this.#become('idle', undefined)
+    if (this.config.start === 'lazy' && this.tools && !this.#options.isGuess) return this.#become('idle', undefined)
     this.#firstAttempt = this.#connect().then(() => {
       this.#firstAttempt = undefined
     })
