@@ -35,7 +35,7 @@ import { createGeneratedSecrets, sealSecrets } from './secrets.js'
 import type { State } from './state.js'
 import { createTaskIds } from './tasks.js'
 import type { Verdict } from './upstream/connect.js'
-import { Fleet, type FleetChange } from './upstream/fleet.js'
+import { Fleet, isSameServer, type FleetChange } from './upstream/fleet.js'
 import { createOrphans } from './upstream/orphans.js'
 import { Upstream, type UpstreamStatus } from './upstream/upstream.js'
 import { version } from './version.js'
@@ -104,7 +104,10 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
   const fleet = new Fleet({
     drainMs: retireMs,
     make(serverConfig, before) {
-      const cached = before ? { offer: before.offer, verdict: before.verdict } : cache.get(serverConfig)
+      const same = before && isSameServer(before.config, serverConfig)
+      const own = same && before.id === serverConfig.id ? before : cache.get(serverConfig)
+      const cached = own ?? before
+      const verdict = own?.verdict ?? (same ? before.verdict : undefined)
       const upstream: Upstream = new Upstream({
         config: serverConfig,
         identity,
@@ -112,7 +115,8 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
         log,
         orphans,
         ...(cached && { cached: cached.offer }),
-        ...(cached?.verdict && { verdict: cached.verdict }),
+        ...(verdict && { verdict }),
+        isGuess: own === undefined,
         onOffer: changed => {
           if (!fleet.isCurrent(upstream)) return
           const { offer, verdict } = upstream

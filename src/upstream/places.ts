@@ -7,7 +7,7 @@ import PQueue from 'p-queue'
 import { SwitchboardError } from '../errors.js'
 import type { Cancellation } from '../wire/cancellation.js'
 
-/** How many of a bounded number of places each key has. No key may have more than half, so there are some for the others. */
+/** How many of a bounded number of places, or bytes, each key has. No key may have more than half, so there are some for the others. */
 export class Shares {
   readonly #most: number
   readonly #taken = new Map<string, number>()
@@ -20,16 +20,16 @@ export class Shares {
     return this.#taken.get(key) ?? 0
   }
 
-  /** Takes one more, if the key may have it. */
-  take(key: string): boolean {
-    const own = this.of(key)
-    if (own >= this.#most) return false
-    this.#taken.set(key, own + 1)
+  /** Takes one more, or so many, if the key may have them. */
+  take(key: string, many = 1): boolean {
+    const own = this.of(key) + many
+    if (own > this.#most) return false
+    this.#taken.set(key, own)
     return true
   }
 
-  giveBack(key: string): void {
-    const own = this.of(key) - 1
+  giveBack(key: string, many = 1): void {
+    const own = this.of(key) - many
     if (own > 0) this.#taken.set(key, own)
     else this.#taken.delete(key)
   }

@@ -47,9 +47,9 @@ export class TimedLeg implements Leg, Waiting {
     this.#dispatched = sent
   }
 
-  onNotification(notification: RpcNotification): void {
+  onNotification(notification: RpcNotification, isGuess = false): void {
     if (!this.#asked.onNotification) return
-    this.#deadlines.touch(this.#wait)
+    if (!isGuess) this.#deadlines.touch(this.#wait)
     this.#asked.onNotification(notification)
   }
 

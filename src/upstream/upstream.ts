@@ -22,6 +22,7 @@ import { Places } from './places.js'
 import type { OnUpdated } from './standing.js'
 import { createStrays, type Strays } from './strays.js'
 import { TimedLeg } from './timed-leg.js'
+import { WaitingBytes } from './waiting-bytes.js'
 
 export interface UpstreamOptions {
   readonly config: ServerConfig
@@ -30,6 +31,8 @@ export interface UpstreamOptions {
   readonly log: Log
   /** What the server was last known to offer, from an earlier run. */
   readonly cached?: Offer
+  /** That was another server, or this one before it was changed: it is shown, and waited for like one that is not known. */
+  readonly isGuess?: boolean
   /** What the server spoke in an earlier run. */
   readonly verdict?: Verdict
   /** Keeps account of the processes started; none is before it has ended what an earlier gateway left. */
@@ -39,7 +42,10 @@ export interface UpstreamOptions {
 }
 
 /** As much of the limits as concerns one server. */
-export type UpstreamLimits = Pick<LimitsConfig, 'messageBytes' | 'stdinBytes' | 'listItems' | 'listPages'>
+export type UpstreamLimits = Pick<
+  LimitsConfig,
+  'messageBytes' | 'stdinBytes' | 'waitingBytes' | 'listItems' | 'listPages'
+>
 
 export interface UpstreamStatus {
   readonly id: string
@@ -68,7 +74,9 @@ const straysMessage = 'it sends answers or messages that belong to nobody; they 
 
 export class Upstream {
   readonly config: ServerConfig
+  readonly #isGuess: boolean
   readonly #places: Places
+  readonly #waitingBytes: WaitingBytes
   readonly #deadlines: Deadlines
   readonly #keeper: KeptLink
   readonly #kept: KeptOffer
@@ -76,14 +84,16 @@ export class Upstream {
   readonly #strays: Strays
   #started = 0
 
-  constructor({ config, identity, limits, log, cached, verdict, orphans, onOffer }: UpstreamOptions) {
+  constructor({ config, identity, limits, log, cached, isGuess, verdict, orphans, onOffer }: UpstreamOptions) {
     const { id } = config
     this.config = config
+    this.#isGuess = isGuess === true
     this.#deadlines = new Deadlines(config.timeout * 1000, config.maxTimeout * 1000)
     this.#strays = createStrays(messages =>
       log.warn({ event: 'upstream.strays', server: id, messages, message: straysMessage })
     )
     this.#places = new Places({ server: id, ...config })
+    this.#waitingBytes = new WaitingBytes(id, limits.waitingBytes)
     this.#idle = createIdleWatch(config.idleStop * 1000, () => {
       if (this.#keeper.rest()) log.info({ event: 'upstream.idle', server: id, seconds: config.idleStop })
     })
@@ -199,9 +209,8 @@ export class Upstream {
 
   /** That attempt, if one of these lists is not known until it has ended; requests wait for it only so long. */
   firstList(kinds: readonly ListKind[]): Promise<void> | undefined {
-    return kinds.every(kind => this.offer[kind]) || performance.now() - this.#started > firstListMs
-      ? undefined
-      : this.#keeper.firstAttempt
+    const known = !this.#isGuess && kinds.every(kind => this.offer[kind])
+    return known || performance.now() - this.#started > firstListMs ? undefined : this.#keeper.firstAttempt
   }
 
   /** Whether somebody waits for an answer of it. */
@@ -228,7 +237,7 @@ export class Upstream {
    */
   start(after?: Promise<unknown>): void {
     this.#started = performance.now()
-    this.#keeper.start(after, this.config.start === 'lazy' && this.tools !== undefined)
+    this.#keeper.start(after, this.config.start === 'lazy' && this.tools !== undefined && !this.#isGuess)
   }
 
   /**
@@ -242,8 +251,8 @@ export class Upstream {
     this.#idle.begin()
     let leave: (() => void) | undefined
     try {
-      if (!keeper.link) await keeper.linked(leg.cancellation, leg.principal)
-      leave = this.#places.enter() ?? (await this.#places.turn(leg.principal ?? '', leg.cancellation))
+      if (!keeper.link) await this.#linked(leg, params)
+      leave = this.#places.enter() ?? (await this.#turn(leg, params))
       for (let again = false; ; again = true) {
         if (leg.cancellation.reason) throw leg.cancellation.reason
         const { link } = keeper
@@ -255,7 +264,7 @@ export class Upstream {
           const absent = error instanceof SwitchboardError && error.code === 'upstream_down'
           if (absent && link && keeper.link === link) keeper.lost(error.message)
           if (again || !this.#mayRepeat(error, leg)) throw error
-          await keeper.linked(leg.cancellation, leg.principal)
+          await this.#linked(leg, params)
         }
       }
     } finally {
@@ -269,6 +278,16 @@ export class Upstream {
   async close(): Promise<void> {
     this.#idle.close()
     await this.#keeper.close()
+  }
+
+  /** Waits until there is a link. @throws SwitchboardError why there is none, or that too many or too much wait already. */
+  #linked({ cancellation, principal: key = '' }: Leg, params: Json | undefined): Promise<void> {
+    return this.#waitingBytes.during(key, params, () => this.#keeper.linked(cancellation, key))
+  }
+
+  /** Waits for a place. @returns what gives it back. @throws SwitchboardError as above. */
+  #turn({ cancellation, principal: key = '' }: Leg, params: Json | undefined): Promise<() => void> {
+    return this.#waitingBytes.during(key, params, () => this.#places.turn(key, cancellation))
   }
 
   get #isIdle(): boolean {
