@@ -13,7 +13,7 @@ import { createFinder, viewerOf } from './finding.js'
 import { askLeg, callLeg, mirrorFault, progressOf, wireParams } from './legs.js'
 import type { Audit, Outcome } from './observe/audit.js'
 import type { Exchange, RelayUpstream } from './parties.js'
-import type { Limits } from './policy/limits.js'
+import type { Limits, Place } from './policy/limits.js'
 import { createShown, type Shown, type ShownOptions } from './shown.js'
 import { createAskables, findTool } from './targets.js'
 import type { TaskIds } from './tasks.js'
@@ -21,6 +21,7 @@ import { createTold, type Told, type ToldOptions } from './told.js'
 import type { Era } from './wire/era.js'
 import { isObject, type Answer, type Json, type RpcError } from './wire/json-rpc.js'
 import type { ClientFacts } from './wire/leg.js'
+import type { Progress } from './wire/progress.js'
 
 export interface RelayOptions extends ShownOptions, ToldOptions {
   readonly limits: Limits
@@ -31,7 +32,7 @@ export interface RelayOptions extends ShownOptions, ToldOptions {
 }
 
 export interface Relay extends Shown, Told {
-  /** `tools/call`. Failures of the way there are results with `isError`, which a model can act on. */
+  /** `tools/call`; never rejects. Failures of the way there are results with `isError`, which a model can act on. */
   callTool(exchange: Exchange, params?: Json): Promise<Answer>
   /** `prompts/get`, `resources/read`, `completion/complete`, `tasks/*`. Failures of the way there are errors. */
   ask(exchange: Exchange, method: string, params?: Json): Promise<Answer>
@@ -50,34 +51,34 @@ export function createRelay(options: RelayOptions): Relay {
     if (params.arguments !== undefined && !isObject(params.arguments))
       return invalid('expected params.arguments to be an object')
 
-    const { entry, upstream, denied } = finder.tool(exchange, name) ?? (await finder.toolLater(exchange, name))
-    if (!entry || !upstream) {
-      const error = { code: errorTable.invalid_params.rpc, message: `Unknown tool: ${name}` }
-      record(exchange, begun, denied, denied?.wireName ?? name, denied ? 'denied' : 'unknown', error.code)
-      return { error }
-    }
-    const mismatch = mirrorFault(exchange, entry, params)
-    if (mismatch !== undefined) {
-      const error = { code: errorTable.header_mismatch.rpc, message: mismatch }
-      record(exchange, begun, entry, entry.wireName, 'failed', error.code)
-      return { error }
-    }
-    const place = limits.admit(exchange)
-    const progress = progressOf(exchange, upstream.config.timeout, entry, params)
-    const send = (entry: ToolEntry) =>
-      upstream.request(
-        'tools/call',
-        wireParams(params, entry),
-        callLeg(exchange, params, entry, upstream.era, progress, perSecond)
-      )
+    let entry: ToolEntry | undefined
+    let place: Place | undefined
+    let progress: Progress | undefined
     try {
+      const found = finder.tool(exchange, name) ?? (await finder.toolLater(exchange, name))
+      const { upstream, denied } = found
+      entry = found.entry
+      if (!entry || !upstream) {
+        const error = { code: errorTable.invalid_params.rpc, message: `Unknown tool: ${name}` }
+        record(exchange, begun, denied, denied?.wireName ?? name, denied ? 'denied' : 'unknown', error.code)
+        return { error }
+      }
+      const mismatch = mirrorFault(exchange, entry, params)
+      if (mismatch !== undefined) {
+        const error = { code: errorTable.header_mismatch.rpc, message: mismatch }
+        record(exchange, begun, entry, entry.wireName, 'failed', error.code)
+        return { error }
+      }
+      place = limits.admit(exchange)
       if (!place) throw tooMany()
-      let given = await send(entry)
+      progress = progressOf(exchange, upstream.config.timeout, entry, params)
+      let given = await send(exchange, upstream, entry, params, progress)
       if (given.error && saysUnknown(given.error)) upstream.listDoubtful('tools')
       if (given.error && saysStale(given.error, upstream)) {
         // Its schema has changed since we read it. The request was refused before it ran, so it may be sent again.
         await upstream.refresh('tools')
-        given = await send(findTool(snapshot().catalog, viewerOf(exchange), name) ?? entry)
+        const now = findTool(snapshot().catalog, viewerOf(exchange), name) ?? entry
+        given = await send(exchange, upstream, now, params, progress)
       }
       const answer = bridgedCall(given, entry, new Way(ways, exchange, upstream, entry.server, entry.wireName))
       const outcome = answer.error ? 'rpc_error' : answer.result?.isError === true ? 'is_error' : 'ok'
@@ -85,12 +86,24 @@ export function createRelay(options: RelayOptions): Relay {
       return answer
     } catch (thrown) {
       const error = toSwitchboardError(thrown)
-      record(exchange, begun, entry, entry.wireName, outcomeOf(error), error.rpc)
-      return { result: failedResult(error, entry, name, exchange.era) }
+      record(exchange, begun, entry, entry?.wireName ?? name, outcomeOf(error), error.rpc)
+      return entry ? { result: failedResult(error, entry, name, exchange.era) } : { error: error.toRpc() }
     } finally {
       progress?.stop()
       place?.leave()
     }
+  }
+
+  /** No `async`: a promise more would cost every call. */
+  function send(
+    exchange: Exchange,
+    upstream: RelayUpstream,
+    entry: ToolEntry,
+    params: Json,
+    progress: Progress | undefined
+  ): Promise<Answer> {
+    const leg = callLeg(exchange, params, entry, upstream.era, progress, perSecond)
+    return upstream.request('tools/call', wireParams(params, entry), leg)
   }
 
   /** Everything but tools goes the same lane; what differs is a row of `askables`. */
