@@ -12,6 +12,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, it, onTestFinished } from 'vitest'
 import { openLedger } from './fixtures/ledger.mjs'
 import { start as startRawHttp } from './fixtures/raw-http.mjs'
+import { start as startSse } from './fixtures/sse-legacy.mjs'
 import { isRunning, startGatewayProcess, type GatewayProcess } from './helpers/gateway-process.js'
 import { bearer, envelope, modern, openSession, post, send } from './helpers/http.js'
 import { fixture, secrets, waitFor } from './helpers/with-gateway.js'
@@ -109,6 +110,76 @@ describe('G13: asked to end by TERM under load', () => {
         `ended after ${percentile(ends, 50).toFixed()} ms, at most ${Math.max(...ends).toFixed()} ms`
     ) // prettier-ignore
   }, 290_000)
+})
+
+describe('calls at a constant rate, of both eras, to 5 servers over stdio, 3 over HTTP and 2 over SSE', () => {
+  /** Starts `perSecond` of them each second, whether or not those before have ended. */
+  async function atRate<T>(perSecond: number, seconds: number, start: (n: number) => Promise<T>): Promise<T[]> {
+    const calls: Promise<T>[] = []
+    const begun = performance.now()
+    while (calls.length < perSecond * seconds) {
+      const due = Math.min(((performance.now() - begun) * perSecond) / 1000, perSecond * seconds)
+      while (calls.length < due) calls.push(start(calls.length))
+      await sleep(2)
+    }
+    return Promise.all(calls)
+  }
+
+  it.each([
+    ['G1', 500, isFull ? 120 : 3],
+    ['G2', 1500, isFull ? 60 : 2]
+  ])(
+    '%s: %d a second for %d s are all answered, each with its own answer',
+    async (goal, perSecond, seconds) => {
+      const dir = temporary()
+      const https = await Promise.all([0, 1, 2].map(() => startRawHttp({})))
+      const sses = await Promise.all([0, 1].map(() => startSse({})))
+      onTestFinished(() => Promise.all([...https, ...sses].map(server => server.close())).then(() => {}))
+      const servers = {
+        ...Object.fromEntries([0, 1, 2, 3, 4].map(n => [`stdio${n}`, raw(dir)])),
+        ...Object.fromEntries(https.map(({ url }, n) => [`http${n}`, { url, transport: 'http', era: 'legacy' }])),
+        ...Object.fromEntries(sses.map(({ url }, n) => [`sse${n}`, { url, transport: 'sse' }]))
+      }
+      const ids = Object.keys(servers)
+      const gateway = await startOver(dir, servers)
+      onTestFinished(() => gateway.stop())
+      const clients = await Promise.all(
+        Array.from({ length: 50 }, async (_, n) => {
+          const secret = secrets[keyNames[n % keyNames.length] as 'ADMIN']
+          if (n % 2 === 1) return (params: object) => modern(gateway.url, secret, 'tools/call', params)
+          const session = await openSession(gateway.url, secret)
+          return (params: object) => session.rpc('tools/call', params)
+        })
+      )
+      const timed = async (message: string, call: () => Promise<{ readonly json: any; readonly text: string }>) => {
+        const begun = performance.now()
+        const { json, text } = await call()
+        const own = json?.result?.content?.[0]?.text === message
+        return { fault: own ? undefined : `${message}: ${text}`, ms: performance.now() - begun }
+      }
+      const call = (n: number) => {
+        const message = `nonce ${n}`
+        const params = { name: `${ids[n % ids.length]}__echo`, arguments: { message } }
+        return timed(message, () => (clients[n % clients.length] as (typeof clients)[0])(params))
+      }
+      const direct = await openSession((https[0] as (typeof https)[0]).url.replace(/\/mcp$/, ''), secrets.ADMIN)
+      const asked = (n: number) => {
+        const message = `nonce ${n}`
+        return timed(message, () => direct.rpc('tools/call', { name: 'echo', arguments: { message } }))
+      }
+      await atRate(perSecond, 2, call)
+      const through = await atRate(perSecond, seconds, call)
+      const without = await atRate(perSecond, Math.min(seconds, 10), asked)
+      const shown = (replies: readonly { readonly ms: number }[]) =>
+        [50, 99].map(part => percentile(replies.map(({ ms }) => ms), part).toFixed(1)).join(' and ') // prettier-ignore
+      console.info(
+        `${goal}: ${through.length} calls at ${perSecond} a second, p50 and p99 ${shown(through)} ms; straight to one of ` +
+          `the servers ${shown(without)} ms; at most ${(memoryOf(gateway.pid, 'VmHWM') / 1024).toFixed()} MiB resident`
+      )
+      expect([...through, ...without].flatMap(({ fault }) => fault ?? [])).toEqual([])
+    },
+    240_000
+  )
 })
 
 describe('G3: twice what a server can do', () => {
