@@ -383,9 +383,9 @@ export class Upstream {
         ...(orphans && { orphans }),
         hooks: {
           onNotification: notification => {
-            if (!this.#kept.notified(notification)) this.#strays.add()
+            if (!this.#kept.notified(notification)) this.#strays.notification(notification.method)
           },
-          onStray: () => this.#strays.add(),
+          onStray: () => this.#strays.answer(),
           onLost: reason => this.#lost(reason),
           onRenewed: () => this.#link && this.#kept.renewed(this.#link),
           onLine: line => log.debug({ event: 'upstream.stderr', server: this.id, line }),
