@@ -2,7 +2,6 @@
  * The composition root: builds everything once, wires it, starts and ends it. The only file that knows everyone.
  * Configuration becomes running parts in `apply`, on the first boot as on every later change.
  */
-import { createHash, randomBytes } from 'node:crypto'
 import { keepApplied } from './catalog/applied.js'
 import { buildCatalog, type Catalog, type CatalogFinding } from './catalog/snapshot.js'
 import { createDiskCache } from './catalog/disk-cache.js'
@@ -28,27 +27,28 @@ import { createAudit } from './observe/audit.js'
 import { createMetrics } from './observe/metrics.js'
 import type { Log } from './observe/log.js'
 import { createAuthFailures } from './policy/auth-failures.js'
-import { createKeyRing, newSecret, type Key, type KeyRing } from './policy/keys.js'
+import { createKeyRing, type Key, type KeyRing } from './policy/keys.js'
 import { createLimits } from './policy/limits.js'
-import { toSwitchboardError } from './errors.js'
-import { createRelay, type Exchange, type Snapshot } from './relay.js'
+import type { Snapshot } from './parties.js'
+import { createRelay } from './relay.js'
+import { createGeneratedSecrets, sealSecrets } from './secrets.js'
 import type { State } from './state.js'
 import { createTaskIds } from './tasks.js'
 import type { Verdict } from './upstream/connect.js'
-import { Fleet, type FleetChange } from './upstream/fleet.js'
+import { Fleet, isSameServer, type FleetChange } from './upstream/fleet.js'
 import { createOrphans } from './upstream/orphans.js'
 import { Upstream, type UpstreamStatus } from './upstream/upstream.js'
 import { version } from './version.js'
+import { Deadlines } from './wire/deadlines.js'
 import { mostTalkative } from './wire/log-level.js'
 import { createSealer } from './wire/sealing.js'
-import { Slots } from './wire/slots.js'
 
 export interface GatewayOptions {
   readonly config: Config
   readonly state: State
   readonly log: Log
   /** Other times than a gateway has, for tests. */
-  readonly pace?: Partial<Pick<StreamTerms, 'commitMs' | 'keepAliveMs'>>
+  readonly pace?: { readonly commitMs?: number; readonly keepAliveMs?: number }
   /** How long calls of a server that is replaced or removed may take to end, in milliseconds. @default 30000 */
   readonly retireMs?: number
 }
@@ -96,7 +96,6 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
   let keyRing = createKeyRing({ keys: config.keys, generated })
   const keyNow = (key: Key) => keyRing.byId(key.id) ?? key
   let ready = true
-  const running = new Slots<Exchange>()
   let snapshot: Snapshot = emptySnapshot()
   let told = new Set<string>()
   const reload = { ok: true, at: Date.now() }
@@ -105,7 +104,10 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
   const fleet = new Fleet({
     drainMs: retireMs,
     make(serverConfig, before) {
-      const cached = before ? { offer: before.offer, verdict: before.verdict } : cache.get(serverConfig)
+      const same = before && isSameServer(before.config, serverConfig)
+      const own = same && before.id === serverConfig.id ? before : cache.get(serverConfig)
+      const cached = own ?? before
+      const verdict = own?.verdict ?? (same ? before.verdict : undefined)
       const upstream: Upstream = new Upstream({
         config: serverConfig,
         identity,
@@ -113,7 +115,8 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
         log,
         orphans,
         ...(cached && { cached: cached.offer }),
-        ...(cached?.verdict && { verdict: cached.verdict }),
+        ...(verdict && { verdict }),
+        isGuess: own === undefined,
         onOffer: changed => {
           if (!fleet.isCurrent(upstream)) return
           const { offer, verdict } = upstream
@@ -176,41 +179,18 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
     writeAudit(record)
     metrics.call(record)
   }
-  const sealer = createSealer({ secrets: sealSecrets(first, state) })
+  const sealer = createSealer({ secrets: sealSecrets(first.sessionSecret, state) })
+  const calls = createLimits({ inFlight: limits.callsPerKey })
   const relay = createRelay({
     snapshot: () => snapshot,
     onList,
-    limits: createLimits({ inFlight: limits.callsPerKey }),
+    limits: calls,
     perSecond: limits.notificationsPerSecond,
     audit,
     serverInfo,
     taskIds: createTaskIds(sealer),
     keyNow
   })
-  /** Calls are known while they run: a shutdown waits for them, and a key that is revoked ends its own. */
-  const tracked = async <T>(exchange: Exchange, call: () => Promise<T>): Promise<T> => {
-    const slot = running.add(exchange)
-    // Its body may have come after the key went.
-    const { reason } = exchange.key.revocation
-    if (reason) exchange.cancellation.cancel(reason)
-    try {
-      return await call()
-    } finally {
-      running.remove(slot)
-    }
-  }
-  const counted: typeof relay = {
-    ...relay,
-    callTool: (exchange, params) => tracked(exchange, () => relay.callTool(exchange, params)),
-    ask: (exchange, method, params) => tracked(exchange, () => relay.ask(exchange, method, params)),
-    async subscribe(asker, params, tell) {
-      const subscribed = await relay.subscribe(asker, params, tell)
-      const { reason } = asker.key.revocation
-      if (!reason || subscribed.error) return subscribed
-      subscribed.release()
-      return { error: toSwitchboardError(reason).toRpc() }
-    }
-  }
   const listeners = createListeners((key, scope, change) => relay.signature(keyNow(key), scope, change))
   const held = createLiveState(limits.liveStatePerKey)
   const onLevel = () => {
@@ -218,15 +198,15 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
     if (logLevel !== undefined) for (const upstream of upstreams()) upstream.setLogLevel(logLevel)
   }
   const cutOff = createCutOff(log)
+  const commitMs = pace?.commitMs ?? 10_000
   const terms: StreamTerms = {
     maxWaiting: limits.streamBytes,
     cutOff,
-    keepAliveMs: 15_000,
-    commitMs: 10_000,
-    ...pace
+    keepAliveMs: pace?.keepAliveMs ?? 15_000,
+    commits: new Deadlines(commitMs, commitMs)
   }
-  const legacy = createLegacy({ relay: counted, serverInfo, held, onLevel })
-  const modern = createModern({ relay: counted, listeners, serverInfo, held, terms })
+  const legacy = createLegacy({ relay, serverInfo, held, onLevel })
+  const modern = createModern({ relay, listeners, serverInfo, held, terms })
   const readJson = createReadJson(limits)
   const sse = createSse({ legacy, listeners, held, readJson, terms })
   const sessionStreams = createSessionStreams({
@@ -254,7 +234,7 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
       batchMessages: limits.batchMessages
     }),
     sse,
-    rest: createRest({ relay: counted, readJson, terms, serverInfo }),
+    rest: createRest({ relay, readJson, terms, serverInfo }),
     metrics: ({ id, policy }) =>
       metrics.scrape(policy.seesAll ? undefined : { keyId: id, seesServer: server => policy.seesServer(server) }),
     log,
@@ -281,12 +261,7 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
   function revoke(before: KeyRing, now: KeyRing): readonly string[] {
     const revoked = before.revoke(now)
     if (revoked.length === 0) return revoked
-    const ended = new Map<string, number>()
-    for (const { key, cancellation } of [...running]) {
-      if (!key.revocation.reason || cancellation.reason) continue
-      cancellation.cancel(key.revocation.reason)
-      ended.set(key.id, (ended.get(key.id) ?? 0) + 1)
-    }
+    const ended = calls.endRevoked()
     for (const id of revoked) {
       const key = now.byId(id)
       if (!key || key.revocation.reason) sessions.forgetKey(id)
@@ -315,7 +290,7 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
     ready = false
     server.stopListening()
     const deadline = performance.now() + limits.drainTimeout * 1000
-    while (running.size > 0 && performance.now() < deadline) await new Promise(resolve => setTimeout(resolve, 20))
+    while (calls.running > 0 && performance.now() < deadline) await new Promise(resolve => setTimeout(resolve, 20))
     sessions.close()
     sse.close()
     modern.close()
@@ -378,39 +353,4 @@ function tellFindings(findings: readonly CatalogFinding[], told: ReadonlySet<str
     now.add(id)
   }
   return now
-}
-
-/** Secrets that seal session ids: the configured one, or one made at the first start and kept. */
-function sealSecrets({ sessionSecret }: Config, state: State): Buffer[] {
-  if (sessionSecret !== undefined) return [createHash('sha256').update(sessionSecret).digest()]
-  const kept = state
-    .read('seal.key')
-    ?.toString()
-    .split('\n')
-    .filter(line => /^[0-9a-f]{64}$/.test(line))
-  if (kept && kept.length > 0) return kept.map(line => Buffer.from(line, 'hex'))
-  const secret = randomBytes(32)
-  state.write('seal.key', secret.toString('hex') + '\n')
-  return [secret]
-}
-
-/** Secrets of keys configured as `generated`: made when first asked for, kept in the state directory. */
-export function createGeneratedSecrets(state: State): (id: string) => string {
-  return id => {
-    const kept = readGeneratedSecrets(state)
-    const secret = kept[id]
-    if (secret !== undefined) return secret
-    const made = newSecret()
-    state.write('keys.json', JSON.stringify({ ...kept, [id]: made }, null, 2) + '\n')
-    return made
-  }
-}
-
-export function readGeneratedSecrets(state: State): Record<string, string> {
-  try {
-    const value: unknown = JSON.parse(state.read('keys.json')?.toString() ?? '{}')
-    return typeof value === 'object' && value !== null ? (value as Record<string, string>) : {}
-  } catch {
-    return {}
-  }
 }

@@ -426,11 +426,11 @@ describe('a call that takes its time (§2.4)', () => {
     onTestFinished(() => patient.close())
     await patient.until('demo')
     const waiting = [claudeCode, copilotCli, opencode, qwenCode, codex, cline, continueCli]
-    const talks = await Promise.all(waiting.map(client => opened(client, patient.url)))
-
     // Time passes at our word only for what begins from here on; sockets and the server's process keep their own.
     vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'setInterval', 'clearInterval', 'performance'] })
     onTestFinished(() => void vi.useRealTimers())
+    const talks = await Promise.all(waiting.map(client => opened(client, patient.url)))
+
     const until = async (holds: () => boolean) => {
       const deadline = Date.now() + 15_000
       while (!holds() && Date.now() < deadline) await turn()

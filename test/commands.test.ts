@@ -220,6 +220,26 @@ describe('switchboard serve', () => {
     expect(existsSync(join(state, 'lock'))).toBe(false)
   })
 
+  it.each([
+    ['a servers.yaml of 3 MiB', (dir: string) => join(dir, 'servers.yaml')],
+    ['a device without end', () => '/dev/zero']
+  ])('says in one sentence that %s is too large, and exits with 2', async (_, fileIn) => {
+    const { dir, state } = folder(`servers: {}\n${'#'.repeat(3 * 1024 * 1024)}`)
+    const file = fileIn(dir)
+    const { code, stdout, stderr } = await runSwitchboard(['serve', '--config', file, '--state', state])
+    expect(stderr).toContain(`${file} is larger than 1 MiB, the most that is read. Name another file, or`)
+    expect(stderr.trimEnd().split('\n')).toHaveLength(1)
+    expect({ code, stdout }).toEqual({ code: 2, stdout: '' })
+  })
+
+  it('leaves out a server whose secret comes from a file without end', async () => {
+    const { file } = folder(`servers:\n${good}  huge: { command: node, env: { TOKEN: "file:/dev/zero" } }\n`)
+    const gateway = await startForTest({ config: file })
+    expect(gateway.block).toMatch(
+      /^ {2}huge +not started: .*cannot read file:\/dev\/zero \(it is larger than 64 KiB\)/m
+    )
+  })
+
   it('says in one sentence that it has no such address', async () => {
     const { file } = folder(`servers:\n${good}keys: { a: { secret: generated, allow: "*" } }\n`)
     const { code, stdout, stderr } = await runSwitchboard(['--config', file, '--host', '203.0.113.7', '--port', '0'])

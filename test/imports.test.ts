@@ -9,12 +9,26 @@ const root = resolve(import.meta.dirname, '..', 'src')
 const table: Record<string, { may: readonly string[]; types?: readonly string[] }> = {
   cli: { may: ['commands', 'config', 'version'] },
   commands: {
-    may: ['gateway', 'config', 'upstream', 'catalog', 'policy', 'observe', 'errors', 'wire', 'state', 'version']
+    may: [
+      'gateway',
+      'config',
+      'upstream',
+      'catalog',
+      'policy',
+      'observe',
+      'errors',
+      'wire',
+      'secrets',
+      'state',
+      'version'
+    ]
   },
   gateway: {
     may: [
       'relay',
+      'parties',
       'tasks',
+      'secrets',
       'backchannel',
       'config',
       'downstream',
@@ -29,20 +43,39 @@ const table: Record<string, { may: readonly string[]; types?: readonly string[] 
     ]
   },
   relay: {
-    may: ['answers', 'targets', 'legs', 'subscriptions', 'tasks', 'catalog', 'policy', 'errors', 'wire', 'observe']
+    may: [
+      'shown',
+      'told',
+      'finding',
+      'answers',
+      'targets',
+      'legs',
+      'tasks',
+      'parties',
+      'catalog',
+      'policy',
+      'errors',
+      'wire',
+      'observe'
+    ]
   },
+  parties: { may: [], types: ['catalog', 'policy', 'wire'] },
+  finding: { may: ['targets', 'parties', 'catalog', 'wire'] },
+  shown: { may: ['finding', 'parties', 'catalog', 'policy', 'errors', 'wire'] },
+  told: { may: ['answers', 'finding', 'subscriptions', 'targets', 'parties', 'policy', 'errors', 'wire'] },
   answers: { may: ['catalog', 'errors', 'wire', 'observe'] },
   legs: { may: ['catalog', 'wire'] },
   targets: { may: ['catalog', 'tasks', 'errors', 'wire'] },
   subscriptions: { may: [] },
   tasks: { may: ['wire'] },
   backchannel: { may: ['catalog', 'policy', 'errors', 'wire', 'observe'] },
-  downstream: { may: ['relay', 'backchannel', 'policy', 'errors', 'wire', 'observe'], types: ['catalog'] },
+  downstream: { may: ['relay', 'parties', 'backchannel', 'policy', 'errors', 'wire', 'observe'], types: ['catalog'] },
   upstream: { may: ['errors', 'wire', 'observe'], types: ['config'] },
   catalog: { may: ['errors', 'wire'], types: ['config'] },
   policy: { may: ['errors', 'wire'], types: ['config'] },
   observe: { may: ['errors'], types: ['config'] },
   config: { may: ['errors'] },
+  secrets: { may: ['policy'], types: ['state'] },
   state: { may: ['errors'] },
   wire: { may: [] },
   errors: { may: [] },

@@ -37,6 +37,8 @@ keys:
 type TestGateway = Awaited<ReturnType<typeof startGateway>>
 type Session = Awaited<ReturnType<TestGateway['session']>>
 
+const pause = (ms: number) => new Promise(resolve => setTimeout(resolve, ms))
+
 /** The data of the log messages among these. */
 const logged = (messages: any[]) =>
   messages.filter(({ method }) => method === 'notifications/message').map(({ params }) => params.data)
@@ -111,6 +113,27 @@ describe.each([
     expect(text.split('"data":"secret"')).toHaveLength(2)
     expect(logged(others.messages)).toEqual([])
     expect(await gateway.dropped()).toBe(3)
+  })
+
+  test('are no sign of life: a call beside which the server only logs ends after its idle limit', async () => {
+    const up = (await server()).replace(/ }$/, ', timeout: 1, max_timeout: 10 }')
+    const gateway = await startGateway(up)
+    const [silent, other] = [await gateway.session(), await gateway.session()]
+    const begun = performance.now()
+    let over = false
+    const waited = silent
+      .rpc('tools/call', { name: 'up__wait', arguments: { ms: 60_000, nonce: 'silent' } })
+      .finally(() => (over = true))
+    await pause(50)
+    // The line comes after its own call, when the silent one is the newest.
+    while (!over && performance.now() - begun < 6000) {
+      await callLog(other, { after: info('of nobody') })
+      await pause(200)
+    }
+    const { messages } = await waited
+    expect(messages.at(-1).result.content[0].text).toContain('no sign of life for 1 s')
+    expect(logged(messages)).toContain('of nobody')
+    expect(performance.now() - begun).toBeLessThan(5000)
   })
 
   test('that come when nothing runs are nobody’s, on no stream, and are counted', async () => {

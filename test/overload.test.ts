@@ -10,9 +10,11 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest'
 import { createAuthFailures, networkOf } from '../src/policy/auth-failures.js'
 import { Places } from '../src/upstream/places.js'
+import { WaitingBytes } from '../src/upstream/waiting-bytes.js'
 import { Cancellation } from '../src/wire/cancellation.js'
 import { openLedger } from './fixtures/ledger.mjs'
 import { attack, attackFrom, noncesNoted } from './helpers/attack.js'
+import { collectGarbage } from './helpers/memory.js'
 import { bearer, modern, openSession, post, send, type Reply } from './helpers/http.js'
 import { openStream, type Stream } from './helpers/matrix.js'
 import { heldBytes } from './helpers/memory.js'
@@ -199,20 +201,92 @@ describe('places of one server', () => {
 
   it('are given back however a wait ends, so that none is lost to a key', async () => {
     const places = new Places({ server: 's', concurrency: 1, queue: 4, queueTimeout: 0.05 })
-    expect(places.enter()).toBe(true)
-    const task = () => Promise.resolve('ran')
+    const leave = places.enter()
+    expect(places.enter()).toBeUndefined()
     for (let round = 0; round < 20; round++) {
       const taken = new Cancellation()
-      const waits = [places.wait('a', taken, task), places.wait('a', new Cancellation(), task)]
-      await expect(places.wait('a', new Cancellation(), task)).rejects.toThrow(/2 calls of this key are waiting/)
+      const waits = [places.turn('a', taken), places.turn('a', new Cancellation())]
+      await expect(places.turn('a', new Cancellation())).rejects.toThrow(/2 calls of this key are waiting/)
       taken.cancel(new Error('taken back'))
       await expect(waits[0]).rejects.toThrow('taken back')
       await expect(waits[1]).rejects.toThrow(/all its 1 places were taken for 0.05 s/)
     }
-    const waits = [places.wait('a', new Cancellation(), task), places.wait('b', new Cancellation(), task)]
-    places.leave()
-    expect(await Promise.all(waits)).toEqual(['ran', 'ran'])
+    const waits = [places.turn('a', new Cancellation()), places.turn('b', new Cancellation())]
+    leave?.()
+    const first = await waits[0]
+    expect([places.running, places.waiting]).toEqual([1, 1])
+    first?.()
+    const second = await waits[1]
+    second?.()
+    await waitFor(() => places.running === 0, 'an empty server')
     expect([places.running, places.waiting]).toEqual([0, 0])
+  })
+
+  it('hold no more bytes than may wait, of all keys and of each', async () => {
+    const held = new WaitingBytes('s', 102_400)
+    const ends: (() => void)[] = []
+    const wait = (key: string, bytes: number) =>
+      held.during(key, { text: 'x'.repeat(bytes) }, () => new Promise<void>(end => ends.push(end)))
+    for (let round = 0; round < 20; round++) {
+      const waits = [wait('a', 40_000)]
+      await expect(wait('a', 40_000)).rejects.toThrow(/^with this call more than 50 KiB of arguments of this key would/)
+      waits.push(wait('b', 40_000))
+      await expect(wait('c', 40_000)).rejects.toThrow(
+        /^with this call more than 100 KiB of arguments would wait for it/
+      )
+      for (const end of ends.splice(0)) end()
+      await Promise.all(waits)
+    }
+  })
+
+  it('T15: what waits for a busy server is bounded in bytes, and a small call finds room beside it', async () => {
+    const gateway = await start({ busy: raw('normal', { concurrency: 1 }), healthy }, { waiting_kib: 1024 })
+    const slow = call(gateway, 'busy__slow', { ms: 1500, nonce: 'first' })
+    await waitFor(() => statusOf(gateway, 'busy')?.running === 1, 'the first to run')
+    const large = { message: 'x'.repeat(300_000) }
+    const first = call(gateway, 'busy__echo', large)
+    await waitFor(() => statusOf(gateway, 'busy')?.waiting === 1, 'the second to wait')
+    const { value, ms } = await timed(call(gateway, 'busy__echo', large))
+    console.log(`refused in ${ms.toFixed(0)} ms`)
+    expect(problemOf(value)).toMatchObject({ code: -31429, server: 'busy', dispatched: false, retryAfterMs: 1000 })
+    expect(textOf(value)).toContain('more than 512 KiB of arguments of this key')
+    // 50 ms are allowed.
+    expect(ms).toBeLessThan(250)
+    const small = call(gateway, 'busy__echo', { message: 'small' })
+    const other = call(gateway, 'busy__echo', large, secrets.OTHER)
+    // A call that finds a place is not measured.
+    expect(textOf(await call(gateway, 'healthy__echo', { message: 'y'.repeat(2_000_000) }))).toHaveLength(2_000_000)
+    expect(textOf(await small)).toBe('small')
+    expect((await Promise.all([slow, first, other])).map(problemOf)).toEqual([undefined, undefined, undefined])
+  })
+
+  it('T15: what waits is held once, not its bytes beside it', async () => {
+    const gateway = await start({ busy: raw('normal', { concurrency: 1 }) })
+    const slow = call(gateway, 'busy__slow', { ms: 2000, nonce: 'first' })
+    await waitFor(() => statusOf(gateway, 'busy')?.running === 1, 'the first to run')
+    collectGarbage()
+    const before = process.memoryUsage().arrayBuffers
+    const waiting = Array.from({ length: 20 }, () => call(gateway, 'busy__echo', { message: 'x'.repeat(1_000_000) }))
+    await waitFor(() => statusOf(gateway, 'busy')?.waiting === 20, 'all to wait')
+    collectGarbage()
+    // 20 MB are their clients', and the gateway's would be as much again.
+    expect(process.memoryUsage().arrayBuffers - before).toBeLessThan(30_000_000)
+    expect((await Promise.all([slow, ...waiting])).map(problemOf)).toEqual(Array.from({ length: 21 }))
+  })
+
+  it('U3: what waits for a server that starts is bounded in bytes, too', async () => {
+    const late = raw('slow-start', { env: { START_MS: '1000' } })
+    const gateway = await start({ late }, { waiting_kib: 1024 })
+    process.kill(statusOf(gateway, 'late')?.pid as number, 'SIGKILL')
+    await gateway.until('late', 'down')
+    const large = { message: 'x'.repeat(300_000) }
+    const first = call(gateway, 'late__echo', large)
+    await waitFor(() => statusOf(gateway, 'late')?.waiting === 1, 'the first to wait')
+    const refused = await call(gateway, 'late__echo', large)
+    expect(problemOf(refused)).toMatchObject({ code: -31429, dispatched: false, retryAfterMs: 1000 })
+    expect(textOf(refused)).toContain('more than 512 KiB of arguments of this key')
+    expect(textOf(await first)).toHaveLength(300_000)
+    expect(textOf(await call(gateway, 'late__echo', large))).toHaveLength(300_000)
   })
 
   it('of a server that is starting are shared in the same way', async () => {

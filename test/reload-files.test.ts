@@ -16,6 +16,7 @@ import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
+import { watchFile } from '../src/config/watch.js'
 import { openLedger } from './fixtures/ledger.mjs'
 import { freePort, startGatewayProcess, startSwitchboard, type GatewayProcess } from './helpers/gateway-process.js'
 import { bearer, openSession, send } from './helpers/http.js'
@@ -135,6 +136,7 @@ describe('servers.yaml while the gateway runs (C10)', () => {
     ['empty', () => writeFileSync(file, '')],
     ['deleted', () => rmSync(file)],
     ...(isRoot ? [] : [['unreadable', () => chmodSync(file, 0)] as [string, () => void]]),
+    ['longer than 1 MiB', () => writeFileSync(file, `${good}#${'x'.repeat(2_000_000)}`)],
     ['wrong in a word', () => writeFileSync(file, good.replace('"command"', '"comand"'))],
     [
       'wrong in one server, whose variable is not set, and right in all else',
@@ -277,6 +279,22 @@ describe('servers.yaml (C10)', () => {
     const ms = await takes(performance.now(), () => works(gateway, three), 'what was written behind the links')
     console.info(`behind the links: ${ms.toFixed()} ms`)
     expect(gateway.logged('config.rejected')).toEqual([])
+  })
+
+  test('that is never quiet is looked at nevertheless', async () => {
+    const file = join(folder(), 'servers.yaml')
+    writeFileSync(file, '')
+    let told = 0
+    const unwatch = watchFile(file, () => told++, { quietMs: 400, longestMs: 800, pollMs: 20 })
+    onTestFinished(unwatch)
+    const begun = performance.now()
+    for (let n = 1; performance.now() - begun < 2000; n++) {
+      writeFileSync(file, '#'.repeat(n % 50))
+      await pause(20)
+    }
+    expect(told).toBeGreaterThanOrEqual(1)
+    expect(told).toBeLessThanOrEqual(2)
+    await waitFor(() => told >= 2, 'its last state', 2500)
   })
 
   test('that changes while the gateway starts is taken over when it has, and SIGHUP does not end it', async () => {

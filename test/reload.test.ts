@@ -243,8 +243,8 @@ describe('a reload that changes servers (C10)', () => {
     expect(alive(first)).toBe(true)
 
     expect(textOf(await running)).toContain('1500')
-    // Nobody knows what a server of a new name offers until it is up.
-    await gateway.until('renamed')
+    // Under its new name it is known by its command and address.
+    expect(await namesIn(client)).toContain('renamed__slow')
     const last = call(client, 'renamed__slow', { ms: 1, nonce: 'last' })
     const answers = await Promise.all([early, late, last])
     for (const answer of answers) expect(answer.result.isError ?? false, textOf(answer)).toBe(false)
@@ -254,6 +254,48 @@ describe('a reload that changes servers (C10)', () => {
     expect(ledgerOf('fourth').count('finished last')).toBe(1)
     expect(gateway.logged('upstream.down')).toEqual([])
     expect(alive(first)).toBe(false)
+  })
+
+  test('keeps the tools of a server listed whose arguments or address change, until it says otherwise', async () => {
+    const tool = (name: string) => ({ name, inputSchema: { type: 'object' } })
+    const [one, two] = [await offering({ tools: [tool('a')] }), await offering({ tools: [tool('a'), tool('b')] })]
+    await startOver({ web: dialled(one), changed: raw('changed') })
+    const client = await session()
+    const stream = await streamOf(client)
+    const told = () => stream.messages.filter(({ method }) => method === 'notifications/tools/list_changed').length
+    const listed = () => gateway.gateway.catalog().entries.tools.map(({ publicName }) => publicName)
+    const before = listed()
+
+    const args = ['--mode', 'slow-start']
+    gateway.apply(yamlOf({ web: dialled(two), changed: raw('changed', { args, env: { START_MS: '700' } }) }))
+    expect(listed()).toEqual(before)
+    // A list that is asked for waits for what is new.
+    expect(await namesIn(client)).toContain('web__b')
+    await gateway.until('changed')
+    expect(textOf(await call(client, 'changed__echo', { message: 'anew' }))).toBe('anew')
+    await pause(200)
+    expect(told()).toBe(1)
+
+    // One that does not come up is called in vain, and says why.
+    const nobody = { url: `http://127.0.0.1:${await freePort()}/mcp` }
+    gateway.apply(yamlOf({ web: dialled(nobody), changed: raw('changed', { args: ['--mode', 'exit-at-start'] }) }))
+    await gateway.until('web', 'down')
+    await gateway.until('changed', 'down')
+    expect(await namesIn(client)).toEqual(listed())
+    expect(listed()).toEqual(expect.arrayContaining([...before, 'web__b']))
+    expect(textOf(await call(client, 'web__b'))).toContain('nothing listens at its address')
+    expect(textOf(await call(client, 'changed__echo'))).toContain('boom: no config')
+    expect(told()).toBe(1)
+  })
+
+  test('starts a lazy server whose arguments have changed, to see what it offers', async () => {
+    await startOver({ lazy: raw('first', { start: 'lazy' }) })
+    gateway.apply(yamlOf({ lazy: raw('second', { start: 'lazy', args: ['--mode', 'duplicate-names'] }) }))
+    await gateway.until('lazy')
+    expect(await namesIn(await session())).toEqual(['lazy__twin', 'lazy__other'])
+    gateway.apply(yamlOf({ lazy: raw('third', { start: 'lazy', args: ['--mode', 'duplicate-names'] }) }))
+    await gateway.until('lazy', 'idle')
+    expect(startsOf('third')).toEqual([])
   })
 
   test.each(['legacy', 'modern'] as const)(

@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import fc from 'fast-check'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, onTestFinished, vi } from 'vitest'
-import { Deadlines } from '../src/upstream/deadline.js'
+import { Deadlines } from '../src/wire/deadlines.js'
 import { backoffMs, earliestAttempt } from '../src/upstream/supervisor.js'
 import { start as startHttpLegacy } from './fixtures/http-legacy.mjs'
 import { openLedger } from './fixtures/ledger.mjs'
@@ -680,16 +680,18 @@ describe('the limit of a wait', () => {
     expect(expire.mock.calls).toEqual([['total']])
   })
 
-  it('never ends once it was cleared, and holds one timer however often it is touched', () => {
+  it('never ends once it was cleared, and holds one timer however often it is touched or begun anew', () => {
     const expire = vi.fn()
     const deadlines = new Deadlines(1000, 10_000)
     const wait = deadlines.begin({ expired: expire })
     for (let i = 0; i < 1000; i++) deadlines.touch(wait)
     expect(vi.getTimerCount()).toBe(1)
     deadlines.end(wait)
-    expect(vi.getTimerCount()).toBe(0)
+    deadlines.end(deadlines.begin({ expired: expire }))
+    expect(vi.getTimerCount()).toBe(1)
     vi.advanceTimersByTime(60_000)
     expect(expire).not.toHaveBeenCalled()
+    expect(vi.getTimerCount()).toBe(0)
   })
 
   it('has one timer for all that wait, and ends each in its own time', () => {

@@ -1,4 +1,4 @@
-/** Servers that leave what they were sent without an answer, or ask to be asked again without end (U3, U17). */
+/** Servers that leave what they were sent without an answer, talk or ask to be asked again without end (U3, U17). */
 import { once } from 'node:events'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
@@ -7,7 +7,7 @@ import { describe, expect, it, onTestFinished } from 'vitest'
 import { openSse } from '../src/upstream/sse-link.js'
 import { Cancellation } from '../src/wire/cancellation.js'
 import { modern, type Reply } from './helpers/http.js'
-import { secrets, startTestGateway, waitFor } from './helpers/with-gateway.js'
+import { secrets, startTestGateway, waitFor, type TestGateway } from './helpers/with-gateway.js'
 
 type Message = { readonly id?: number; readonly method?: string }
 
@@ -93,6 +93,76 @@ describe('U3: a server that answers nothing', () => {
     await waitFor(() => waiting() === 1, 'all but the stream to be given up', 3000)
     cancellation.cancel(new Error('enough'))
     await expect(request).rejects.toThrow('enough')
+  })
+})
+
+describe('U3: a server that never stops talking', () => {
+  const params = { level: 'debug', data: 'x'.repeat(16_000) }
+  const chunk = `data: ${JSON.stringify({ jsonrpc: '2.0', method: 'notifications/message', params })}\n\n`
+
+  /** Writes for as long as somebody reads. @param told counts how much, in bytes. */
+  function talk(res: ServerResponse, told: { bytes: number }): void {
+    res.writeHead(200, { 'content-type': 'text/event-stream' })
+    const more = () => {
+      told.bytes += chunk.length
+      if (!res.destroyed) res.write(chunk, () => setImmediate(more))
+    }
+    more()
+  }
+
+  it('beside its answer has its call ended after 64 MiB within a minute, and the next call works', async () => {
+    const told = { bytes: 0 }
+    let cancelled = 0
+    let calls = 0
+    const { url, waiting } = await serve(({ id, method }, req, res) => {
+      if (method === 'notifications/cancelled') cancelled++
+      if (method !== 'tools/call') return res.writeHead(req.method === 'GET' ? 405 : 202).end()
+      if (calls++ === 0) return talk(res, told)
+      res.writeHead(200, { 'content-type': 'application/json' })
+      res.end(JSON.stringify({ jsonrpc: '2.0', id, result: { content: [{ type: 'text', text: 'fine' }] } }))
+    })
+    const call = await start(url)
+    const reply = await call()
+    expect(problemOf(reply)).toMatchObject({ code: -31502, dispatched: true })
+    expect(reply.json.result.content[0].text).toContain('more than 64 MiB of messages beside its answer')
+    await waitFor(() => waiting() === 0 && cancelled === 1, 'its stream to be closed and the server to be told')
+    expect(told.bytes).toBeLessThan(100 * 1024 * 1024)
+    expect((await call()).json.result.content[0].text).toBe('fine')
+  })
+
+  it('on its own stream is listened to again only a while later', async () => {
+    const told = { bytes: 0 }
+    const opened: number[] = []
+    const { url } = await serve((_message, req, res) => {
+      if (req.method !== 'GET') return res.writeHead(202).end()
+      opened.push(performance.now())
+      talk(res, told)
+      res.on('close', () => opened.push(performance.now()))
+    })
+    await start(url)
+    await waitFor(() => opened.length >= 3, 'it to be left and opened again')
+    const [, left = 0, again = 0] = opened
+    expect(again - left).toBeGreaterThan(800)
+  })
+})
+
+describe('an event stream that does not begin', () => {
+  it.each<[string, (gateway: TestGateway) => Promise<void>]>([
+    ['the gateway ends', gateway => gateway.close()],
+    ['its server is removed', gateway => Promise.resolve(void gateway.apply('servers: {}\nkeys: {}\n'))]
+  ])('is given up at once when %s', async (_when, end) => {
+    const { url, waiting } = await serve((_message, _req, res) => {
+      res.writeHead(200, { 'content-type': 'text/event-stream' }).write(':\n\n')
+    })
+    const odd = { url: `${url}/sse`, transport: 'sse' }
+    const gateway = await startTestGateway(`servers: { odd: ${JSON.stringify(odd)} }\n`)
+    onTestFinished(() => gateway.close())
+    await waitFor(() => waiting() === 1, 'it to be asked')
+    const begun = performance.now()
+    await end(gateway)
+    await waitFor(() => waiting() === 0, 'it to be given up', 2000)
+    // Its connect timeout is 10 s.
+    expect(performance.now() - begun).toBeLessThan(2000)
   })
 })
 

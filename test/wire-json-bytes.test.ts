@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { exceedsDepth, parseBody } from '../src/wire/json-bytes.js'
+import { bytesHeld, exceedsDepth, parseBody } from '../src/wire/json-bytes.js'
 
 const nested = (depth: number) => Buffer.from('['.repeat(depth) + ']'.repeat(depth))
 
@@ -83,5 +83,15 @@ describe('the depth of a JSON text', () => {
 
   it('is answered for any bytes at all', () => {
     fc.assert(fc.property(fc.uint8Array(), bytes => typeof exceedsDepth(Buffer.from(bytes), 3) === 'boolean'))
+  })
+})
+
+describe('what a JSON value holds in memory', () => {
+  it('is its text or more, and of many small parts a multiple of it', () => {
+    const over = (value: unknown) => bytesHeld(value) / JSON.stringify(value).length
+    expect(over({ message: 'x'.repeat(100_000) })).toBeCloseTo(1, 2)
+    expect(over(Array.from({ length: 1000 }, () => ({})))).toBeGreaterThan(10)
+    expect(over(Array.from({ length: 1000 }, () => 0))).toBeGreaterThan(4)
+    expect(bytesHeld(undefined)).toBeLessThan(100)
   })
 })

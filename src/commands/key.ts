@@ -1,5 +1,5 @@
 /** `switchboard key new NAME` makes a key for servers.yaml; `switchboard key show NAME` shows a generated one again. */
-import { readGeneratedSecrets } from '../gateway.js'
+import { readGeneratedSecrets } from '../secrets.js'
 import { digestOf, newSecret } from '../policy/keys.js'
 import { openState } from '../state.js'
 import type { CommandContext, ExitCode } from './command.js'

@@ -1,7 +1,6 @@
 /** `switchboard serve`: the gateway, until a signal ends it. Prints one block that says everything a first user needs. */
-import { readFileSync } from 'node:fs'
 import { resolve } from 'node:path'
-import { loadConfig } from '../config/load.js'
+import { loadConfig, readConfigText } from '../config/load.js'
 import { setFlagsFromString } from 'node:v8'
 import type { Config } from '../config/schema.js'
 import { watchFile } from '../config/watch.js'
@@ -29,7 +28,7 @@ const faultMs = 20_000
 export async function serve(context: CommandContext, { listen, logLevel }: ServeOptions): Promise<ExitCode> {
   collectYoung()
   const hangUps = untilReloading()
-  const text = textOf(resolve(context.config))
+  const text = await readConfigText(resolve(context.config))
   const loaded = await readConfiguration(context, listen)
   if (!loaded) return 2
   const { config } = loaded
@@ -111,7 +110,7 @@ function reloadOnChange({ context, gateway, listen, log, applied: first, hangUps
   let ended = false
 
   async function reload(always: boolean): Promise<void> {
-    const text = textOf(file)
+    const text = await readConfigText(file)
     if (ended || (text === applied && !always)) return
     applied = text
     const { config, findings } = await loadConfig({ file, env: context.env, listen })
@@ -153,14 +152,6 @@ function reloadOnChange({ context, gateway, listen, log, applied: first, hangUps
     ended = true
     unfollow()
     unwatch()
-  }
-}
-
-function textOf(file: string): string | undefined {
-  try {
-    return readFileSync(file, 'utf8')
-  } catch {
-    return undefined
   }
 }
 

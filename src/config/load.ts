@@ -6,7 +6,7 @@
  * or key leaves only that one out.
  */
 import { isUtf8 } from 'node:buffer'
-import { readFileSync } from 'node:fs'
+import { closeSync, openSync, readSync } from 'node:fs'
 import { open } from 'node:fs/promises'
 import { basename, dirname, resolve } from 'node:path'
 import { advisePermissions, adviseServers } from './advice.js'
@@ -73,6 +73,8 @@ export interface ConfigText {
 }
 
 const maxBytes = 1_048_576
+/** Far more than an environment or a header may be. */
+const maxSecretBytes = 65_536
 
 /** Reads and checks a config file. Never throws for what is in the file, nor for a file that cannot be read. */
 export async function loadConfig({ file, env, listen }: Pick<ConfigText, 'file' | 'env' | 'listen'>): Promise<Loaded> {
@@ -90,11 +92,36 @@ export async function loadConfig({ file, env, listen }: Pick<ConfigText, 'file' 
     text: bytes.toString(),
     file,
     env,
-    readFile: path => readFileSync(path, 'utf8'),
+    readFile: readSecret,
     // Elsewhere the bits are made up.
     ...(process.platform !== 'win32' && { mode }),
     ...(listen && { listen })
   })
+}
+
+/** What stands in a config file at the moment, of one that is too large its beginning; undefined if it cannot be read. */
+export async function readConfigText(file: string): Promise<string | undefined> {
+  try {
+    return (await readStart(file, maxBytes + 1)).bytes.toString()
+  } catch {
+    return undefined
+  }
+}
+
+/** The text of a file that a field names. @throws Error whose `code` says why there is none. */
+function readSecret(path: string): string {
+  const file = openSync(path, 'r')
+  try {
+    const bytes = Buffer.alloc(maxSecretBytes + 1)
+    let length = 0
+    for (let read = 1; read > 0 && length < bytes.length; length += read) {
+      read = readSync(file, bytes, length, bytes.length - length, null)
+    }
+    if (length > maxSecretBytes) throw Object.assign(new Error('too large'), { code: 'it is larger than 64 KiB' })
+    return bytes.toString('utf8', 0, length)
+  } finally {
+    closeSync(file)
+  }
 }
 
 /** At most so many bytes of a file, which may be a device or a pipe and so without end. */
@@ -114,7 +141,9 @@ async function readStart(file: string, most: number): Promise<{ bytes: Buffer; m
 }
 
 function tooLarge(file: string): Loaded {
-  return refuse(`${basename(file)} is larger than 1 MiB. Split it over several gateways.`)
+  return refuse(
+    `${resolve(file)} is larger than 1 MiB, the most that is read. Name another file, or split it over several gateways.`
+  )
 }
 
 /** Checks the text of a config file and, unless something is wrong with the whole of it, makes the configuration. */
@@ -268,6 +297,7 @@ function limitsConfig(limits: ConfigFile['limits']): LimitsConfig {
     replayBytes: limits.replay_kib * 1024,
     messageBytes: limits.message_kib * 1024,
     stdinBytes: limits.stdin_kib * 1024,
+    waitingBytes: limits.waiting_kib * 1024,
     listItems: limits.list_items,
     listPages: limits.list_pages,
     notificationsPerSecond: limits.notifications_per_second,

@@ -203,6 +203,11 @@ export const limitsSchema = z.strictObject(
       8192,
       'What may wait for a server that does not read its stdin, in KiB; further calls fail unsent.'
     ),
+    waiting_kib: count(
+      { min: 64, max: 4_194_304 },
+      65_536,
+      'What calls may hold while they wait for one server, for their turn or its start, half of it of one key at most, in KiB; further ones are refused.'
+    ),
     list_items: count(
       { min: 1, max: 1_000_000 },
       10_000,
@@ -330,6 +335,7 @@ export interface LimitsConfig {
   readonly replayBytes: number
   readonly messageBytes: number
   readonly stdinBytes: number
+  readonly waitingBytes: number
   readonly listItems: number
   readonly listPages: number
   readonly notificationsPerSecond: number

@@ -8,19 +8,28 @@ import { dirname } from 'node:path'
 export interface WatchOptions {
   /** A change is told when nothing more happened for so long. @default 200 */
   readonly quietMs?: number
+  /** It is told after so long in any case: a file that is never quiet would never be looked at. @default 2000 */
+  readonly longestMs?: number
   /** How often the file is looked at besides: a file mounted by itself tells its folder nothing. @default 250 */
   readonly pollMs?: number
 }
 
 /** Calls `onChange` after each change, and perhaps without one. @returns what ends it. */
 export function watchFile(file: string, onChange: () => void, options: WatchOptions = {}): () => void {
-  const { quietMs = 200, pollMs = 250 } = options
+  const { quietMs = 200, longestMs = 2000, pollMs = 250 } = options
   let quiet: NodeJS.Timeout | undefined
+  let firstAt: number | undefined
   let seen = stampOf(file)
   const soon = () => {
+    const now = performance.now()
+    firstAt ??= now
     clearTimeout(quiet)
-    quiet = setTimeout(onChange, quietMs)
+    quiet = setTimeout(tell, Math.max(0, Math.min(quietMs, firstAt + longestMs - now)))
     quiet.unref()
+  }
+  const tell = () => {
+    firstAt = undefined
+    onChange()
   }
   const look = () => {
     const now = stampOf(file)

@@ -4,7 +4,7 @@
  */
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { SwitchboardError } from '../errors.js'
-import type { Exchange } from '../relay.js'
+import type { Exchange } from '../parties.js'
 import { Cancellation } from '../wire/cancellation.js'
 import { classifyMessage, serialiseAnswer, type RpcId, type RpcRequest } from '../wire/json-rpc.js'
 import type { Caller } from './caller.js'
@@ -48,9 +48,11 @@ export async function handleBatch(
     stream = new EventStream(res, terms)
   const trace = traceOf(req)
   // Like every answer that takes its time, it becomes a stream that can be kept alive.
-  const commit = setTimeout(() => {
-    if (takesStream && !res.destroyed) stream ??= new EventStream(res, terms)
-  }, terms.commitMs)
+  const commit = terms.commits.begin({
+    expired() {
+      if (takesStream && !res.destroyed) stream ??= new EventStream(res, terms)
+    }
+  })
 
   const run = async (request: RpcRequest): Promise<void> => {
     const cancellation = new Cancellation()
@@ -80,7 +82,7 @@ export async function handleBatch(
       session.inFlight.take(request.id)
     }
   }
-  await Promise.all(requests.map(run)).finally(() => clearTimeout(commit))
+  await Promise.all(requests.map(run)).finally(() => terms.commits.end(commit))
   // An array without answers is no batch (JSON-RPC 2.0, section 6).
   if (answers.length === 0 && !res.destroyed) stream ??= new EventStream(res, terms)
   if (!stream) return replyJson(res, 200, `[${answers.join(',')}]`)

@@ -60,7 +60,10 @@ function readAll(req: IncomingMessage, limits: BodyLimits): Promise<unknown> {
     // `on` where each comes once: `once` makes a wrapper for every call.
     req.on('end', () => {
       const { jsonDepth: maxDepth } = limits
-      const parsed = parseBody(chunks.length === 1 ? (chunks[0] as Buffer) : Buffer.concat(chunks), { maxDepth })
+      const bytes = chunks.length === 1 ? (chunks[0] as Buffer) : Buffer.concat(chunks)
+      // The request lives as long as its call, and would keep the body beside what was made of it.
+      chunks.length = 0
+      const parsed = parseBody(bytes, { maxDepth })
       if (parsed.ok) return resolve(parsed.value)
       const fault =
         parsed.reason === 'depth' ? `The body is nested more than ${maxDepth} levels deep.` : parseFaults[parsed.reason]

@@ -7,6 +7,7 @@
  * where it was.
  */
 import type { ServerResponse } from 'node:http'
+import type { Deadlines } from '../wire/deadlines.js'
 import { sseComment, sseEvent, sseMessage } from '../wire/sse-format.js'
 import type { Replay } from './replay.js'
 import { commonHeaders, type ReplyHeaders } from './reply.js'
@@ -17,8 +18,8 @@ export interface StreamTerms {
   /** Bytes that may wait behind a client that does not read. */
   readonly maxWaiting: number
   readonly keepAliveMs: number
-  /** After so many milliseconds without an answer the response becomes a stream, so that it can be kept alive. */
-  readonly commitMs: number
+  /** Until a response without an answer becomes a stream, so that it can be kept alive. */
+  readonly commits: Deadlines
   readonly cutOff: CutOff
 }
 

@@ -9,8 +9,9 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Scope } from '../catalog/view.js'
 import { SwitchboardError } from '../errors.js'
 import type { Key } from '../policy/keys.js'
-import type { Exchange } from '../relay.js'
+import type { Exchange } from '../parties.js'
 import { Cancellation } from '../wire/cancellation.js'
+import type { Wait, Waiting } from '../wire/deadlines.js'
 import type { Era } from '../wire/era.js'
 import { serialiseAnswer, type Answer, type RpcId, type RpcNotification } from '../wire/json-rpc.js'
 import type { ClientFacts } from '../wire/leg.js'
@@ -44,7 +45,7 @@ export interface Resumable {
 
 const traceHeaders = ['traceparent', 'tracestate', 'baggage'] as const
 
-export class HttpExchange implements Exchange {
+export class HttpExchange implements Exchange, Waiting {
   readonly id: RpcId
   readonly key: Key
   readonly era: Era
@@ -59,7 +60,7 @@ export class HttpExchange implements Exchange {
   readonly #replyHeaders: ReplyHeaders | undefined
   readonly #resumable: Resumable | undefined
   readonly #takesStream: boolean
-  readonly #commitTimer: NodeJS.Timeout | undefined
+  readonly #commit: Wait | undefined
   #stream: EventStream | undefined
   #done = false
 
@@ -82,8 +83,8 @@ export class HttpExchange implements Exchange {
     this.#takesStream = accept !== undefined && accept.includes('text/event-stream')
     res.on('close', () => this.#closed())
     if (this.#takesStream) {
-      if (!accept?.includes('application/json') && !accept?.includes('*/*')) this.#commit()
-      else this.#commitTimer = setTimeout(() => this.#commit(), terms.commitMs)
+      if (!accept?.includes('application/json') && !accept?.includes('*/*')) this.#commitToStream()
+      else this.#commit = terms.commits.begin(this)
     }
   }
 
@@ -99,14 +100,14 @@ export class HttpExchange implements Exchange {
 
   notify(notification: RpcNotification): void {
     if (this.#done || !this.#takesStream) return
-    this.#commit()
+    this.#commitToStream()
     if (!this.#stream?.full) this.#stream?.send(JSON.stringify(notification))
   }
 
   /** The server has closed its stream for a while: so is ours, where the client knows how to come back (SEP-1699). */
   pause(retryMs: number): void {
     if (this.#done || !this.#resumable?.primed || !this.#takesStream) return
-    this.#commit()
+    this.#commitToStream()
     this.#stream?.pause(retryMs)
   }
 
@@ -114,7 +115,7 @@ export class HttpExchange implements Exchange {
   finish(answer: Answer, status = 200): void {
     if (this.#done) return
     this.#done = true
-    clearTimeout(this.#commitTimer)
+    this.#decide()
     if (this.#stream) this.#stream.end(serialiseAnswer(this.id, answer))
     else replyAnswer(this.#res, this.id, answer, status, this.#replyHeaders)
   }
@@ -126,16 +127,26 @@ export class HttpExchange implements Exchange {
   cancel(reason: string): void {
     if (this.#done) return
     this.#done = true
-    clearTimeout(this.#commitTimer)
+    this.#decide()
     this.cancellation.cancel(new SwitchboardError('cancelled', reason))
     if (!this.#stream && !this.#res.headersSent && !this.#res.destroyed)
       this.#stream = new EventStream(this.#res, this.#terms)
     this.#stream?.end()
   }
 
-  #commit(): void {
+  /** There has been no answer for so long that the response becomes a stream. */
+  expired(): void {
+    this.#commitToStream()
+  }
+
+  /** What becomes of the response is decided, or no longer matters. */
+  #decide(): void {
+    if (this.#commit) this.#terms.commits.end(this.#commit)
+  }
+
+  #commitToStream(): void {
     if (this.#stream || this.#done || this.#res.destroyed) return
-    clearTimeout(this.#commitTimer)
+    this.#decide()
     const { replay, primed = false, onStream } = this.#resumable ?? {}
     this.#stream = new EventStream(this.#res, this.#terms, {
       ...(this.#replyHeaders && { headers: this.#replyHeaders }),
@@ -146,7 +157,7 @@ export class HttpExchange implements Exchange {
 
   /** A closed response cancels a modern request; a legacy one goes on without a reader (2025-11-25, Cancellation). */
   #closed(): void {
-    clearTimeout(this.#commitTimer)
+    this.#decide()
     if (this.#done) return
     if (this.era === 'modern') {
       this.#done = true

@@ -3,7 +3,8 @@
  * vocabulary. Transports keep the conversation's state; this keeps none.
  */
 import { toSwitchboardError } from '../errors.js'
-import type { Exchange, Relay } from '../relay.js'
+import type { Exchange } from '../parties.js'
+import type { Relay } from '../relay.js'
 import { isLegacyVersion, legacyVersions, withoutTasks } from '../wire/era.js'
 import {
   isObject,
@@ -55,6 +56,7 @@ export interface LegacyOptions {
 export interface Legacy {
   /** `initialize`: the version asked for if it is one of ours, else our newest of that era; never a modern one. */
   initialize(caller: Caller, params: Json | undefined): Opened
+  /** Any other request; never rejects. */
   dispatch(exchange: Exchange, message: RpcRequest, conversation: Conversation): Promise<Answer>
 }
 
@@ -96,6 +98,32 @@ export function createLegacy({ relay, serverInfo, held, onLevel }: LegacyOptions
     return answeredEmpty
   }
 
+  async function answered(exchange: Exchange, { method, params }: RpcRequest, to: Conversation): Promise<Answer> {
+    try {
+      const kind = listOf.get(method)
+      if (kind) return await relay.list(exchange, kind, params)
+      switch (method) {
+        case 'prompts/get':
+        case 'resources/read':
+        case 'completion/complete':
+          return await relay.ask(exchange, method, params)
+        case 'resources/subscribe':
+          return await subscribe(exchange, params, to)
+        case 'resources/unsubscribe':
+          to.subscriptions.get(String(params?.uri))?.()
+          return answeredEmpty
+        case 'logging/setLevel':
+          return setLevel(params, to)
+        case 'ping':
+          return answeredEmpty
+        default:
+          return errorAnswer('method_not_found', `Method not found: ${method.slice(0, 128)}`)
+      }
+    } catch (thrown) {
+      return { error: toSwitchboardError(thrown).toRpc() }
+    }
+  }
+
   return {
     initialize({ key, scope }, params) {
       const asked = params?.protocolVersion
@@ -110,33 +138,11 @@ export function createLegacy({ relay, serverInfo, held, onLevel }: LegacyOptions
       }
     },
 
-    async dispatch(exchange, { method, params }, conversation) {
-      try {
-        const kind = listOf.get(method)
-        if (kind) return await relay.list(exchange, kind, params)
-        switch (method) {
-          case 'tools/call':
-            return await relay.callTool(exchange, params)
-          case 'prompts/get':
-          case 'resources/read':
-          case 'completion/complete':
-            return await relay.ask(exchange, method, params)
-          case 'resources/subscribe':
-            return await subscribe(exchange, params, conversation)
-          case 'resources/unsubscribe':
-            conversation.subscriptions.get(String(params?.uri))?.()
-            return answeredEmpty
-          case 'logging/setLevel':
-            return setLevel(params, conversation)
-          case 'ping':
-            return answeredEmpty
-          default:
-            return errorAnswer('method_not_found', `Method not found: ${method.slice(0, 128)}`)
-        }
-      } catch (thrown) {
-        return { error: toSwitchboardError(thrown).toRpc() }
-      }
-    }
+    dispatch: (exchange, message, conversation) =>
+      // It does not reject, and to watch whether it does would cost every call a promise more.
+      message.method === 'tools/call'
+        ? relay.callTool(exchange, message.params)
+        : answered(exchange, message, conversation)
   }
 }
 

@@ -6,7 +6,8 @@
  */
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { errorTable, SwitchboardError, toSwitchboardError } from '../errors.js'
-import type { Exchange, Relay } from '../relay.js'
+import type { Exchange } from '../parties.js'
+import type { Relay } from '../relay.js'
 import { Cancellation } from '../wire/cancellation.js'
 import { isObject, type Answer, type Json, type RpcNotification } from '../wire/json-rpc.js'
 import type { Caller } from './caller.js'

@@ -7,7 +7,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Scope } from '../catalog/view.js'
 import { SwitchboardError, toSwitchboardError } from '../errors.js'
 import type { Key } from '../policy/keys.js'
-import type { Exchange } from '../relay.js'
+import type { Exchange } from '../parties.js'
 import { Cancellation } from '../wire/cancellation.js'
 import {
   serialiseAnswer,

@@ -168,7 +168,7 @@ export class ChannelLink implements Link {
   #logged(notification: RpcNotification): void {
     let newest: Leg | undefined
     for (const [, { leg }] of this.#pending) if (leg.principal !== undefined) newest = leg
-    if (newest) newest.onNotification?.(notification)
+    if (newest) newest.onNotification?.(notification, true)
     else this.#events.onNotification(notification)
   }
 

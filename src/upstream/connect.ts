@@ -209,7 +209,7 @@ async function dialHttp(options: ConnectOptions): Promise<Connection> {
 }
 
 async function dialSse(options: ConnectOptions): Promise<Connection> {
-  const { config, identity, hooks } = options
+  const { config, identity, hooks, cancellation } = options
   const ms = config.connectTimeout * 1000
   const link = await openSse(
     {
@@ -217,7 +217,8 @@ async function dialSse(options: ConnectOptions): Promise<Connection> {
       url: config.url as string,
       headers: config.headers,
       connectTimeoutMs: ms,
-      messageBytes: options.limits.messageBytes
+      messageBytes: options.limits.messageBytes,
+      cancellation
     },
     hooks
   )

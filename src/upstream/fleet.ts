@@ -14,7 +14,7 @@ export interface Member {
 export interface FleetOptions {
   /**
    * Makes a server that is not started yet.
-   * @param before the one it replaces, if that is the same server with other settings.
+   * @param before the one it replaces; of a new name one with the same command and address, which it may replace.
    */
   readonly make: (config: ServerConfig, before: Upstream | undefined) => Upstream
   /** How long calls of a server that is replaced or removed may take to end, in milliseconds. */
@@ -66,7 +66,8 @@ export class Fleet {
         members.set(config.id, { config, upstream: old.upstream })
         continue
       }
-      const upstream = this.#options.make(config, old && isSameServer(old.config, config) ? old.upstream : undefined)
+      const like = old ?? [...before.values()].find(member => isSameServer(member.config, config))
+      const upstream = this.#options.make(config, like?.upstream)
       members.set(config.id, { config, upstream })
       if (old) this.#retire(old.upstream)
       fresh.push(upstream)
@@ -126,6 +127,6 @@ function running({ aliases, namespace, instructions, resourceClaims, description
 }
 
 /** Whether what was learnt of one holds for the other. */
-function isSameServer(a: ServerConfig, b: ServerConfig): boolean {
+export function isSameServer(a: ServerConfig, b: ServerConfig): boolean {
   return isDeepStrictEqual([a.command, a.args, a.url], [b.command, b.args, b.url])
 }

@@ -6,6 +6,7 @@ import type { Pool } from 'undici'
 import { nestsTooDeep } from '../wire/json-bytes.js'
 import { answerOf, readResult, type Answer, type Json, type Message } from '../wire/json-rpc.js'
 import type { Leg } from '../wire/leg.js'
+import { Aside } from './noise.js'
 import {
   httpFailure,
   noAnswer,
@@ -81,6 +82,7 @@ export class Post implements HttpCallOptions {
   #retryMs = resume.afterMs
   #attempts = 0
   #resumedAt = -Infinity
+  #aside: Aside | undefined
 
   constructor(options: PostOptions) {
     this.asked = options
@@ -124,16 +126,31 @@ export class Post implements HttpCallOptions {
       this.#attempts = 0
     }
     // An event without data only says where to come back to.
-    if (data === '') return
+    if (data === '') return this.#heard(0)
     const raw = nestsTooDeep(data) ? undefined : readResult(data)
     if (raw?.id === id) this.#answered(raw)
     else {
       const message = parseMessage(data)
       if ('answers' in message && message.answers === id) return this.fail(noAnswer(server, message.reason))
-      if (message.kind !== 'response' || message.message.id !== id) return owner.heard(this, message)
+      if (message.kind !== 'response' || message.message.id !== id) {
+        owner.heard(this, message)
+        return this.#heard(data.length)
+      }
       this.#answered(answerOf(message.message))
     }
     setTimeout(() => this.#call?.abort(), lingerMs).unref()
+  }
+
+  /** Something came that is not the answer; nothing else bounds how much, for the socket is always read. */
+  #heard(bytes: number): void {
+    const reason = (this.#aside ??= new Aside()).spend(bytes)
+    if (reason === undefined) return
+    this.#call?.abort()
+    if (this.#settled) return
+    const { owner, server } = this.asked
+    const error = httpFailure(server, 'upstream_garbage', reason, true)
+    owner.cancelled(this, error)
+    this.fail(error)
   }
 
   onEnd(end: HttpEnd): void {

@@ -3,6 +3,7 @@
  * sends what belongs to no request. It is optional for the server, and opened again for as long as one is offered.
  */
 import { httpCall, type HttpCall, type HttpCallOptions, type HttpEnd } from './http-call.js'
+import { Aside } from './noise.js'
 import type { Pool } from 'undici'
 
 export interface HttpStreamOptions {
@@ -40,7 +41,8 @@ export class HttpStream {
     const { pool, path, maxBytes, headers, onEvent } = this.#options
     let offered = false
     let opened = 0
-    this.#call = httpCall(pool, {
+    const aside = new Aside()
+    const call = httpCall(pool, {
       method: 'GET',
       path,
       headers: headers(),
@@ -49,9 +51,16 @@ export class HttpStream {
         offered = this.#hears = status === 200
         opened = performance.now()
       },
-      onEvent,
+      onEvent: data => {
+        onEvent(data)
+        const reason = aside.spend(data.length)
+        if (reason === undefined || this.#call !== call) return
+        call.abort()
+        this.#closed({ kind: 'failed', reason, dispatched: true }, offered, opened)
+      },
       onEnd: end => this.#closed(end, offered, opened)
     })
+    this.#call = call
   }
 
   /** Leaves the stream of a session that is lost; another may be opened. */

@@ -1,6 +1,7 @@
 /**
- * What a stdio server writes on stdout besides messages: skipped and told now and then, until it is too much. A server
- * that writes more than that would cost the others their time, so it is ended and started again with back-off.
+ * What a server says besides what it was asked. A stdio server's stdout besides messages: skipped and told now and then,
+ * until it is too much; then it is ended and started again with back-off. An HTTP response's messages besides its answer:
+ * passed on, until they are too much; then it is ended. More than that would cost the others their time.
  */
 
 /** Within one minute; a server that stays below it in every minute is never ended. */
@@ -28,6 +29,28 @@ export function createNoiseBudget(now: () => number = () => performance.now()): 
       if (much === undefined) return undefined
       return `within a minute it wrote more than ${much} on stdout that are no MCP message; a stdio server must log to stderr`
     }
+  }
+}
+
+/** Beside the answer of one HTTP response, within one minute; each message counts for some bytes more than it has. */
+const besideAnswer = { bytes: 64 * 1024 * 1024, each: 64, ms: 60_000 }
+
+/** Counts what one HTTP response brings beside its answer, minute by minute. */
+export class Aside {
+  #begun = -Infinity
+  #bytes = 0
+
+  /** Takes note of a message of so many bytes; the reason, without a full stop, once there were too many. */
+  spend(bytes: number): string | undefined {
+    const now = performance.now()
+    if (now - this.#begun > besideAnswer.ms) {
+      this.#begun = now
+      this.#bytes = 0
+    }
+    this.#bytes += bytes + besideAnswer.each
+    return this.#bytes > besideAnswer.bytes
+      ? 'within a minute it sent more than 64 MiB of messages beside its answer'
+      : undefined
   }
 }
 

@@ -7,7 +7,7 @@ import PQueue from 'p-queue'
 import { SwitchboardError } from '../errors.js'
 import type { Cancellation } from '../wire/cancellation.js'
 
-/** How many of a bounded number of places each key has. No key may have more than half, so there are some for the others. */
+/** How many of a bounded number of places, or bytes, each key has. No key may have more than half, so there are some for the others. */
 export class Shares {
   readonly #most: number
   readonly #taken = new Map<string, number>()
@@ -20,16 +20,16 @@ export class Shares {
     return this.#taken.get(key) ?? 0
   }
 
-  /** Takes one more, if the key may have it. */
-  take(key: string): boolean {
-    const own = this.of(key)
-    if (own >= this.#most) return false
-    this.#taken.set(key, own + 1)
+  /** Takes one more, or so many, if the key may have them. */
+  take(key: string, many = 1): boolean {
+    const own = this.of(key) + many
+    if (own > this.#most) return false
+    this.#taken.set(key, own)
     return true
   }
 
-  giveBack(key: string): void {
-    const own = this.of(key) - 1
+  giveBack(key: string, many = 1): void {
+    const own = this.of(key) - many
     if (own > 0) this.#taken.set(key, own)
     else this.#taken.delete(key)
   }
@@ -65,24 +65,24 @@ export class Places {
     return this.#queue.size
   }
 
-  /** Takes a free place if nobody waits for one; it is given back with `leave`. */
-  enter(): boolean {
-    if (this.running >= this.#options.concurrency || this.#queue.size > 0) return false
+  /** Takes a free place if nobody waits for one. @returns what gives it back; undefined when one must wait. */
+  enter(): (() => void) | undefined {
+    if (this.running >= this.#options.concurrency || this.#queue.size > 0) return undefined
     this.#direct++
-    return true
+    return this.#leave
   }
 
-  leave(): void {
+  readonly #leave = () => {
     this.#direct--
     if (this.#queue.size > 0) this.#share()
   }
 
   /**
-   * Runs `task` when a place is free and it is the key's turn.
+   * Waits until a place is free and it is the key's turn. @returns what gives it back.
    * @throws SwitchboardError `upstream_overloaded` when too many wait already, of all keys or of this one, or when waiting took too long; the reason
    * of the cancellation when that came first.
    */
-  async wait<T>(key: string, cancellation: Cancellation, task: () => Promise<T>): Promise<T> {
+  async turn(key: string, cancellation: Cancellation): Promise<() => void> {
     const { queue: most, queueTimeout, concurrency } = this.#options
     if (this.#queue.size >= most)
       throw this.#overloaded(`${concurrency} calls are running and ${most} are waiting already`)
@@ -92,27 +92,21 @@ export class Places {
       throw this.#overloaded(`${before} calls of this key are waiting already, and no key may have more`)
 
     this.#share()
-    let waits = true
-    const waited = () => {
-      if (waits) this.#shares.giveBack(key)
-      waits = false
-    }
     const waiting = new AbortController()
     const release = cancellation.onCancel(reason => waiting.abort(reason))
     const timer = setTimeout(
       () => waiting.abort(this.#overloaded(`all its ${concurrency} places were taken for ${queueTimeout} s`)),
       queueTimeout * 1000
     )
-    const turn = () => {
-      clearTimeout(timer)
-      waited()
-      return task()
-    }
     try {
-      return await this.#queue.add(turn, { signal: waiting.signal, priority: -before })
+      return await new Promise((resolve, reject) => {
+        // The queue counts it as running until it leaves.
+        const hold = () => new Promise<void>(leave => resolve(leave))
+        this.#queue.add(hold, { signal: waiting.signal, priority: -before }).catch(reject)
+      })
     } finally {
       clearTimeout(timer)
-      waited()
+      this.#shares.giveBack(key)
       release()
     }
   }

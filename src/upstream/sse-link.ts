@@ -3,6 +3,7 @@
  * names the address to which messages are posted. When that stream ends, so does the link.
  */
 import { SwitchboardError } from '../errors.js'
+import type { Cancellation } from '../wire/cancellation.js'
 import { nestsTooDeep, tooDeep } from '../wire/json-bytes.js'
 import { ChannelLink } from './channel-link.js'
 import { httpCall, type HttpCall } from './http-call.js'
@@ -20,13 +21,19 @@ export interface SseOptions {
   readonly messageBytes: number
   /** How long a server may take to accept a message; its answer comes on the stream. @default 60000 */
   readonly acceptTimeoutMs?: number
+  /** Ends the opening early; a link that is open is closed instead. */
+  readonly cancellation?: Cancellation
 }
 
-/** Opens the stream; the caller negotiates. @throws SwitchboardError with the reason when there is no such stream. */
+/**
+ * Opens the stream; the caller negotiates.
+ * @throws SwitchboardError with the reason when there is no such stream, or the reason of the cancellation.
+ */
 export function openSse(
-  { server, url, headers, connectTimeoutMs, messageBytes, acceptTimeoutMs = 60_000 }: SseOptions,
+  { server, url, headers, connectTimeoutMs, messageBytes, acceptTimeoutMs = 60_000, cancellation }: SseOptions,
   events: LinkEvents
 ): Promise<ChannelLink> {
+  if (cancellation?.reason) return Promise.reject(cancellation.reason)
   const { origin, pathname, search, href } = new URL(url)
   const pool = new Pool(origin, {
     pipelining: 1,
@@ -84,8 +91,13 @@ export function openSse(
       events,
       'legacy'
     )
-    const refuse = (error: SwitchboardError) => {
+    const release = cancellation?.onCancel(reason => refuse(reason))
+    const decided = () => {
       clearTimeout(timer)
+      release?.()
+    }
+    const refuse = (error: Error) => {
+      decided()
       stream?.abort()
       void pool.destroy()
       reject(error)
@@ -115,8 +127,9 @@ export function openSse(
           }
           const first = endpoint === undefined
           endpoint = target.pathname + target.search
-          clearTimeout(timer)
-          if (first) resolve(link)
+          if (!first) return
+          decided()
+          resolve(link)
         } else if (name === undefined || name === 'message') {
           receive(link, data)
         }

@@ -1,9 +1,9 @@
 /** A leg within its limits of time: it ends by its own cancellation when its call is cancelled or when it took too long. */
 import { SwitchboardError } from '../errors.js'
 import { Cancellation } from '../wire/cancellation.js'
+import type { Deadlines, Wait, Waiting } from '../wire/deadlines.js'
 import type { RpcNotification } from '../wire/json-rpc.js'
 import type { ClientFacts, Leg } from '../wire/leg.js'
-import type { Deadlines, Wait, Waiting } from './deadline.js'
 
 export interface LegLimits {
   readonly id: string
@@ -47,9 +47,9 @@ export class TimedLeg implements Leg, Waiting {
     this.#dispatched = sent
   }
 
-  onNotification(notification: RpcNotification): void {
+  onNotification(notification: RpcNotification, isGuess = false): void {
     if (!this.#asked.onNotification) return
-    this.#deadlines.touch(this.#wait)
+    if (!isGuess) this.#deadlines.touch(this.#wait)
     this.#asked.onNotification(notification)
   }
 

@@ -90,6 +90,16 @@ function endOfString(bytes: Buffer, start: number): number {
   }
 }
 
+/** About how many bytes a JSON value holds in memory: of small parts many times as much as of their text. */
+export function bytesHeld(value: unknown): number {
+  if (typeof value === 'string') return 16 + value.length
+  if (typeof value !== 'object' || value === null) return 8
+  let bytes = 32
+  if (Array.isArray(value)) for (const item of value) bytes += 8 + bytesHeld(item)
+  else for (const name in value) bytes += 16 + name.length + bytesHeld((value as Record<string, unknown>)[name])
+  return bytes
+}
+
 /** A number of bytes for people: whole MiB where it is that, else KiB. */
 export function sizeText(bytes: number): string {
   const mib = bytes / 1024 / 1024

@@ -22,8 +22,11 @@ export interface Leg {
   readonly repeatable?: boolean | undefined
   /** Told true when the request is handed to the server, false when the server has provably not begun it after all. */
   onSent?(sent: boolean): void
-  /** Notifications that belong to this request, in order. A progress token in them is ours. */
-  onNotification?(notification: RpcNotification): void
+  /**
+   * Notifications that belong to this request, in order. A progress token in them is ours.
+   * @param isGuess nothing says that it belongs to this request, so it is no sign of life of it.
+   */
+  onNotification?(notification: RpcNotification, isGuess?: boolean): void
   /** The server has closed the stream of this request for a while; it is resumed after so many milliseconds. */
   onPause?(retryMs: number): void
   /** Trace context of the downstream request: `traceparent`, `tracestate`, `baggage`. Nothing else is ever forwarded. */

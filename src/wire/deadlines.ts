@@ -1,8 +1,9 @@
 /**
  * The ends of waits that all last equally long: each so long without a sign of life, or so long in all. One timer for all
- * of them, which the first arms; a wait that begins later ends later, so that nothing is to be done for it.
+ * of them, which the first arms; a wait that begins later ends later, so that nothing is to be done for it. When nobody
+ * waits any more it is left to fire once in vain: to set and clear one for every call would cost the call.
  */
-import { Slots } from '../wire/slots.js'
+import { Slots } from './slots.js'
 
 /** What somebody waits in. */
 export interface Waiting {
@@ -34,7 +35,7 @@ export class Deadlines {
     const now = performance.now()
     const wait: Wait = { begun: now, lastSign: now, slot: -1, waiting }
     wait.slot = this.#waits.add(wait)
-    if (!this.#timer) this.#timer = setTimeout(this.#look, Math.min(this.#idleMs, this.#totalMs))
+    if (!this.#timer) this.#arm(Infinity)
     return wait
   }
 
@@ -48,9 +49,6 @@ export class Deadlines {
     if (wait.slot === -1) return
     this.#waits.remove(wait.slot)
     wait.slot = -1
-    if (this.#waits.size > 0) return
-    clearTimeout(this.#timer)
-    this.#timer = undefined
   }
 
   readonly #look = () => {
@@ -69,8 +67,12 @@ export class Deadlines {
         wait.waiting.expired(total <= 1 ? 'total' : 'idle')
       }
     }
-    if (this.#waits.size === 0) return
+    if (this.#waits.size > 0) this.#arm(next)
+  }
+
+  #arm(ms: number): void {
     clearTimeout(this.#timer)
-    this.#timer = setTimeout(this.#look, Math.min(next, this.#idleMs, this.#totalMs))
+    this.#timer = setTimeout(this.#look, Math.min(ms, this.#idleMs, this.#totalMs))
+    this.#timer.unref()
   }
 }

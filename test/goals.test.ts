@@ -1,0 +1,322 @@
+/**
+ * Goals of the security reference that are shown by repeating or by measuring, against the gateway as a process. Figures
+ * are printed; asserted is what must hold on any machine. With ATTACK_FULL the numbers are those of the reference.
+ */
+import { once } from 'node:events'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { createServer, get, type ClientRequest, type IncomingMessage } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { describe, expect, it, onTestFinished } from 'vitest'
+import { openLedger } from './fixtures/ledger.mjs'
+import { start as startRawHttp } from './fixtures/raw-http.mjs'
+import { isRunning, startGatewayProcess, type GatewayProcess } from './helpers/gateway-process.js'
+import { bearer, envelope, modern, openSession, post, send } from './helpers/http.js'
+import { fixture, secrets, waitFor } from './helpers/with-gateway.js'
+
+const isFull = process.env.ATTACK_FULL !== undefined
+const keyNames = ['ADMIN', 'DEVELOPER', 'OTHER'] as const
+
+function temporary(): string {
+  const dir = mkdtempSync(join(tmpdir(), 'switchboard-goals-'))
+  onTestFinished(() => rmSync(dir, { recursive: true, force: true }))
+  return dir
+}
+
+async function startOver(
+  dir: string,
+  servers: Record<string, object>,
+  env: Record<string, string> = secrets
+): Promise<GatewayProcess> {
+  const keys = Object.fromEntries(Object.keys(env).map(name => [name, { secret: `\${${name}}`, allow: '*' }]))
+  const config = join(dir, 'servers.yaml')
+  writeFileSync(config, JSON.stringify({ servers, keys, limits: { connections: 5000 } }))
+  const gateway = await startGatewayProcess({ config, stateDir: join(dir, 'state'), env })
+  await waitFor(() => gateway.logged('upstream.ready').length === Object.keys(servers).length, 'its servers')
+  return gateway
+}
+
+const raw = (dir: string, more: object = {}) => ({
+  command: process.execPath,
+  args: [fixture('raw-stdio.mjs')],
+  env: { LEDGER: join(dir, 'ledger') },
+  era: 'legacy',
+  ...more
+})
+
+const problemOf = (json: any) => json?.result?._meta?.['switchboard/error'] ?? json?.error?.data
+
+/** Resident memory of a process, now or at most since that was reset, in KiB. */
+const memoryOf = (pid: number, field: 'VmRSS' | 'VmHWM') =>
+  Number(new RegExp(`^${field}:\\s+(\\d+)`, 'm').exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1])
+
+/** What so many in a hundred of these do not exceed. */
+function percentile(figures: readonly number[], part: number): number {
+  const sorted = [...figures].sort((a, b) => a - b)
+  return sorted[Math.min(sorted.length - 1, Math.floor((sorted.length * part) / 100))] ?? 0
+}
+
+describe('G13: asked to end by TERM under load', () => {
+  const repeats = isFull ? 50 : 2
+  const drainMs = 8000
+
+  it(`${repeats} times, it loses no call, ends in time and leaves no process`, async () => {
+    const ends: number[] = []
+    const counts = { answered: 0, 'told why not': 0, 'turned away': 0 }
+    for (let repeat = 0; repeat < repeats; repeat++) {
+      const dir = temporary()
+      const ledger = openLedger(join(dir, 'ledger'))
+      const http = await startRawHttp({ ledger: join(dir, 'ledger') })
+      const gateway = await startOver(dir, { stdio: raw(dir), web: { url: http.url } })
+      const faults: string[] = []
+      const begun = (nonce: string) => ledger.count(`started ${nonce}`)
+      let stopped = false
+      const client = async (index: number) => {
+        for (let n = 0; !stopped; n++) {
+          const nonce = `${repeat}-${index}-${n}`
+          const params = { name: `${index % 2 ? 'stdio' : 'web'}__slow`, arguments: { ms: (index * 37) % 300, nonce } }
+          const secret = secrets[keyNames[index % keyNames.length] as 'ADMIN']
+          const reply = await modern(gateway.url, secret, 'tools/call', params).catch(() => undefined)
+          const problem = problemOf(reply?.json)
+          const sent = problem?.dispatched ?? reply?.status === 200
+          if (begun(nonce) > 1) faults.push(`${nonce} ran ${begun(nonce)} times`)
+          if (!sent && begun(nonce) > 0) faults.push(`${nonce} was lost: ${reply?.text ?? 'no answer'}`)
+          if (sent && !problem && begun(nonce) === 0) faults.push(`${nonce} was answered by nobody`)
+          counts[!reply || reply.status !== 200 ? 'turned away' : problem ? 'told why not' : 'answered']++
+          // From here on the port is closed.
+          if (!reply) return
+        }
+      }
+      const clients = Promise.all(Array.from({ length: 50 }, (_, index) => client(index)))
+      await sleep(400 + (repeat % 10) * 20)
+      const servers = gateway.servers()
+      const asked = performance.now()
+      const exit = await gateway.kill('SIGTERM')
+      ends.push(performance.now() - asked)
+      stopped = true
+      await clients
+      await http.close()
+      expect(faults).toEqual([])
+      expect(exit).toEqual({ code: 0, signal: null })
+      expect(servers.length).toBeGreaterThan(0)
+      expect(servers.filter(isRunning)).toEqual([])
+      expect(ends.at(-1)).toBeLessThan(drainMs + 1000)
+    }
+    console.info(
+      `${repeats} ends: ${Object.entries(counts).map(([what, many]) => `${many} ${what}`).join(', ')}; ` +
+        `ended after ${percentile(ends, 50).toFixed()} ms, at most ${Math.max(...ends).toFixed()} ms`
+    ) // prettier-ignore
+  }, 290_000)
+})
+
+describe('G3: twice what a server can do', () => {
+  const seconds = isFull ? 30 : 3
+  const concurrency = 20
+  const ms = 50
+
+  it(`for ${seconds} s, refuses the surplus by name, does the rest, and is well at once afterwards`, async () => {
+    const dir = temporary()
+    const gateway = await startOver(dir, { busy: raw(dir, { concurrency, queue: 40 }), other: raw(dir) })
+    onTestFinished(() => gateway.stop())
+    const call = async (name: string, args: object, index = 0) => {
+      const begun = performance.now()
+      const secret = secrets[keyNames[index % keyNames.length] as 'ADMIN']
+      const { status, json } = await modern(gateway.url, secret, 'tools/call', { name, arguments: args })
+      return { status, json, ms: performance.now() - begun, at: performance.now() }
+    }
+    const peak = (concurrency * 1000) / ms
+    const perTick = (2 * peak) / 50
+    const calls: ReturnType<typeof call>[] = []
+    const beside: ReturnType<typeof call>[] = []
+    const begun = performance.now()
+    for (let tick = 0; tick < seconds * 50; tick++) {
+      for (let n = 0; n < perTick; n++) calls.push(call('busy__slow', { ms, nonce: `${tick}-${n}` }, n))
+      if (tick % 5 === 0) beside.push(call('other__echo', { message: 'well' }, tick / 5))
+      await sleep(Math.max(0, begun + (tick + 1) * 20 - performance.now()))
+    }
+    const lasted = (performance.now() - begun) / 1000
+    const rss = memoryOf(gateway.pid, 'VmHWM') / 1024
+    const recovery = await call('busy__slow', { ms, nonce: 'after' })
+    const replies = await Promise.all(calls)
+
+    const done = replies.filter(({ json }) => problemOf(json) === undefined)
+    const refused = replies.filter(({ json }) => problemOf(json) !== undefined)
+    const wrong = refused.filter(({ status, json }) => {
+      const { code, dispatched, retryAfterMs } = problemOf(json)
+      return status !== 200 || code !== -31429 || dispatched !== false || retryAfterMs !== 1000
+    })
+    const meanwhile = await Promise.all(beside)
+    const times = (of: readonly { ms: number }[]) => of.map(reply => reply.ms)
+    console.info(
+      `${calls.length} calls in ${lasted.toFixed(1)} s, twice the ${peak} a second of the server: ${done.length} done ` +
+        `(${((100 * done.length) / (peak * lasted)).toFixed()} % of it), ${refused.length} refused, ` +
+        `p50 ${percentile(times(refused), 50).toFixed()} ms, p99 ${percentile(times(refused), 99).toFixed()} ms; ` +
+        `another server meanwhile p99 ${percentile(times(meanwhile), 99).toFixed()} ms; ` +
+        `a call right after ${recovery.ms.toFixed()} ms; at most ${rss.toFixed()} MiB resident`
+    )
+    expect(wrong.map(({ json }) => json)).toEqual([])
+    expect(done.length).toBeGreaterThan(0)
+    expect(refused.length).toBeGreaterThan(0)
+    expect(openLedger(join(dir, 'ledger')).lines().filter(line => /^started \d/.test(line))).toHaveLength(done.length) // prettier-ignore
+    expect(meanwhile.filter(({ json }) => problemOf(json) !== undefined)).toEqual([])
+    expect(rss).toBeLessThan(600)
+    await waitFor(
+      async () => problemOf((await call('busy__slow', { ms, nonce: 'later' })).json) === undefined,
+      'a call to succeed again',
+      5000
+    )
+  }, 120_000)
+})
+
+describe('G5: sessions with a stream each', () => {
+  const most = isFull ? 2000 : 200
+
+  it(`${most} at the same time hold little, and nothing when they are gone`, async () => {
+    const dir = temporary()
+    const env = Object.fromEntries(
+      Array.from({ length: 20 }, (_, n) => [`KEY_${n}`, `key-${n}-for-tests-0123456789abcdef`])
+    )
+    const gateway = await startOver(dir, { raw: raw(dir) }, env)
+    onTestFinished(() => gateway.stop())
+    const streamsNow = async () => {
+      const answer = await fetch(`${gateway.url}/metrics`, { headers: bearer(env.KEY_0 as string) })
+      return Number(/^switchboard_streams (\d+)$/m.exec(await answer.text())?.[1])
+    }
+    const before = memoryOf(gateway.pid, 'VmRSS')
+    const open: ClientRequest[] = []
+    onTestFinished(() => open.forEach(request => request.destroy()))
+    for (let n = 0; n < most; n++) {
+      const { headers } = await openSession(gateway.url, Object.values(env)[n % 20] as string)
+      const request = get(`${gateway.url}/mcp`, { agent: false, headers: { ...headers, accept: 'text/event-stream' } })
+      open.push(request.on('error', () => {}))
+      const [response] = (await once(request, 'response')) as [IncomingMessage]
+      expect(response.resume().statusCode).toBe(200)
+    }
+    expect(await streamsNow()).toBe(most)
+    const held = (memoryOf(gateway.pid, 'VmRSS') - before) / 1024
+    open.forEach(request => request.destroy())
+    await waitFor(async () => (await streamsNow()) === 0, 'all of them to be gone', 5000)
+    console.info(`${most} sessions with a stream each: ${held.toFixed()} MiB resident more`)
+    expect(held).toBeLessThan(150)
+  }, 60_000)
+})
+
+describe('G9: no amplification', () => {
+  const size = 1024 * 1024
+  const times = isFull ? 8 : 2
+  const fill = (part: string) => part.repeat(Math.floor(size / part.length))
+  const list = (part: string) => `[${fill(`${part},`)}${part}]`
+  const members = () => `{${Array.from({ length: size / 12 }, (_, n) => `"k${n}":${n % 10}`).join(',')}}`
+  const nested = `${'['.repeat(60)}${']'.repeat(60)}`
+  const values: readonly (readonly [string, () => string])[] = [
+    ['one string', () => `"${fill('x')}"`],
+    ['escapes', () => `"${fill('\\u00e9')}"`],
+    ['characters of four bytes', () => `"${fill('😀')}"`],
+    ['empty objects', () => list('{}')],
+    ['empty lists', () => list('[]')],
+    ['zeros', () => list('0')],
+    ['long numbers', () => list('1.7976931348623157e308')],
+    ['many members', members],
+    ['the same member', () => `{${fill('"a":1,')}"a":1}`],
+    ['__proto__', () => list('{"__proto__":{}}')],
+    ['lists in lists', () => list(nested)],
+    ['white space', () => `[${fill(' ')}]`]
+  ]
+
+  /** User and system time of all its threads, in milliseconds; the kernel counts in steps of ten. */
+  const cpuOf = (pid: number) => {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
+    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
+    return (Number(fields[11]) + Number(fields[12])) * 10
+  }
+
+  it('neither of what a client sends nor of what a server says', async () => {
+    let said = ''
+    const server = createServer((request, response) => {
+      let body = ''
+      request.on('data', (part: Buffer) => (body += part.toString()))
+      request.on('end', () => {
+        const { id, method } = JSON.parse(body || '{}') as { id?: number; method?: string }
+        if (id === undefined) return response.writeHead(method === undefined ? 405 : 202).end()
+        const results: Record<string, string> = {
+          initialize:
+            '{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"x","version":"1"}}',
+          'tools/list': '{"tools":[{"name":"say","inputSchema":{"type":"object"}}]}'
+        }
+        const answer = `{"jsonrpc":"2.0","id":${id},"result":${results[method ?? ''] ?? '{"content":[]}'}}`
+        if (method !== 'tools/call' || said === '')
+          return response.writeHead(200, { 'content-type': 'application/json' }).end(answer)
+        if (!said.startsWith('data:'))
+          return response
+            .writeHead(200, { 'content-type': 'application/json' })
+            .end(`{"jsonrpc":"2.0","id":${id},"result":{"content":[],"x":${said}}}`)
+        response.writeHead(200, { 'content-type': 'text/event-stream' }).end(`${said}data: ${answer}\n\n`)
+      })
+    })
+    await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
+    onTestFinished(() => void server.close())
+    const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/mcp`
+    const dir = temporary()
+    const gateway = await startOver(dir, { evil: { url, transport: 'http', era: 'legacy' } })
+    onTestFinished(() => gateway.stop())
+    const { pid } = gateway
+
+    const headers = {
+      ...bearer(secrets.ADMIN),
+      'mcp-protocol-version': '2026-07-28',
+      'mcp-method': 'tools/call',
+      'mcp-name': 'evil__say'
+    }
+    const meta = JSON.stringify(envelope)
+    const ask = (args: string) =>
+      post(
+        `${gateway.url}/mcp`,
+        `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"evil__say","arguments":${args},"_meta":${meta}}}`,
+        headers
+      )
+    const rows: { readonly what: string; readonly cpu: number; readonly held: number }[] = []
+    async function measure(what: string, act: () => Promise<unknown>): Promise<void> {
+      // Of one call: after several, most of it is what nobody has collected yet.
+      writeFileSync(`/proc/${pid}/clear_refs`, '5')
+      const before = memoryOf(pid, 'VmRSS')
+      await act()
+      const held = memoryOf(pid, 'VmHWM') - before
+      const cpu = cpuOf(pid)
+      for (let n = 0; n < times; n++) await act()
+      const kib = size / 1024
+      rows.push({ what, cpu: (cpuOf(pid) - cpu) / times / kib, held: held / kib })
+    }
+
+    for (const [what, make] of values) {
+      const value = make()
+      said = ''
+      await measure(`sent: ${what}`, () => ask(`{"x":${value}}`))
+      said = value
+      await measure(`said: ${what}`, () => ask('{}'))
+    }
+    said = fill('data: {"jsonrpc":"2.0","method":"notifications/message","params":{"level":"debug"}}\n\n')
+    await measure('said: notifications', () => ask('{}'))
+    said = fill('data: \n\n')
+    await measure('said: empty events', () => ask('{}'))
+    said = fill('data: {}\n\n')
+    await measure('said: events that are no message', () => ask('{}'))
+    said = ''
+    await measure('sent: a long name', () => post(`${gateway.url}/mcp`, `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"${fill('x')}","_meta":${meta}}}`, { ...headers, 'mcp-name': 'x' })) // prettier-ignore
+    await measure('sent: a long cursor', () => modern(gateway.url, secrets.ADMIN, 'tools/list', { cursor: fill('A') }))
+    await measure('sent: brackets', () => ask(fill('[')))
+
+    const worst = (figure: 'cpu' | 'held') => rows.reduce((a, b) => (b[figure] > a[figure] ? b : a))
+    for (const { what, cpu, held } of rows)
+      console.info(`${what}: ${(cpu * 1000).toFixed()} µs, ${held.toFixed(1)} KiB a KiB`)
+    console.info(
+      `worst of ${rows.length}: ${(worst('cpu').cpu * 1000).toFixed()} µs (${worst('cpu').what}), ` +
+        `${worst('held').held.toFixed(1)} KiB (${worst('held').what}) a KiB`
+    )
+    // 1 ms and 100 KiB a KiB are allowed.
+    expect(rows.filter(({ cpu }) => cpu > 1)).toEqual([])
+    expect(rows.filter(({ held }) => held > 100)).toEqual([])
+    expect((await send('GET', `${gateway.url}/healthz`)).status).toBe(200)
+  }, 120_000)
+})
