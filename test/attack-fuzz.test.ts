@@ -157,9 +157,10 @@ attack(
     let count = 0
     await fc.assert(
       fc.asyncProperty(fc.array(fc.tuple(door, one), { minLength: 8, maxLength: 8 }), async list => {
+        const isTakenBack = list.some(([door, text]) => door === 'legacy' && text.includes('notifications/cancelled'))
         await Promise.all(
           list.map(async ([door, text]) => {
-            await answersWell(attacked, door, text, session.headers, modernHeaders)
+            await answersWell(attacked, { door, text, isTakenBack }, session.headers, modernHeaders)
             count++
           })
         )
@@ -174,8 +175,7 @@ attack(
 
 async function answersWell(
   { url, key, hear }: Attack,
-  door: string,
-  text: string,
+  { door, text, isTakenBack }: { door: string; text: string; isTakenBack: boolean },
   session: Record<string, string>,
   modernHeaders: (method: unknown) => Record<string, string>
 ): Promise<void> {
@@ -200,6 +200,8 @@ async function answersWell(
   hear(answer)
   expectHarmless(text, `HTTP/1.1 ${response.status}`, performance.now() - begun)
   if (response.status === 202 || answer === '') return
+  // A call of a session that another message took back, while it ran, ends as a stream without an answer.
+  if (door === 'legacy' && isTakenBack && /^(?:: keep-alive\n\n)+$/.test(answer)) return
   const parsed = JSON.parse(answer) as unknown
   if (door === 'rest') return
   for (const each of Array.isArray(parsed) ? parsed : [parsed]) {

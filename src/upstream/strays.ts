@@ -10,7 +10,8 @@ const minuteMs = 60_000
 
 export interface Strays {
   readonly count: number
-  add(): void
+  answer(): void
+  notification(method: string): void
 }
 
 /**
@@ -19,18 +20,25 @@ export interface Strays {
  */
 export function createStrays(tell: (messages: number) => void, now: () => number = () => performance.now()): Strays {
   let count = 0
-  let told = 0
+  let untold = 0
   let minute = { begun: -Infinity, count: 0 }
+  function answer(): void {
+    count++
+    untold++
+    if (now() - minute.begun >= minuteMs) minute = { begun: now(), count: 0 }
+    if (++minute.count !== most + 1) return
+    tell(untold)
+    untold = 0
+  }
   return {
     get count() {
       return count
     },
-    add() {
-      count++
-      if (now() - minute.begun >= minuteMs) minute = { begun: now(), count: 0 }
-      if (++minute.count !== most + 1) return
-      tell(count - told)
-      told = count
+    answer,
+    notification(method) {
+      // A log line on a link of several keys belongs to none of them, which is no fault of the server.
+      if (method === 'notifications/message') count++
+      else answer()
     }
   }
 }

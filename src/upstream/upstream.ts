@@ -125,9 +125,9 @@ export class Upstream {
         onUnlinked: () => this.#kept.leave(),
         onRenewed: link => this.#kept.renewed(link),
         onNotification: notification => {
-          if (!this.#kept.notified(notification)) this.#strays.add()
+          if (!this.#kept.notified(notification)) this.#strays.notification(notification.method)
         },
-        onStray: () => this.#strays.add(),
+        onStray: () => this.#strays.answer(),
         onReady: () => {
           this.#idle.arm()
           const { era, version } = this.info ?? {}

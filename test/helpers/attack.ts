@@ -154,7 +154,12 @@ export function attackFrom(
       const written = (parts: Parts) => yamlOf(company.config(parts))
       const gateway = await startTestGateway(written(options), { ...options, env: { ...env, ...company.env } })
       onTestFinished(() => gateway.close())
-      await company.join({ url: gateway.url, log: () => gateway.log, close: () => gateway.close() })
+      await company.join({
+        url: gateway.url,
+        log: () => gateway.log,
+        said: () => gateway.log.map(line => JSON.stringify(line)).join('\n'),
+        close: () => gateway.close()
+      })
       const well = Object.keys(options.servers ?? {}).filter(server => !sick.includes(server))
       await Promise.all(well.map(server => gateway.until(server)))
       return {
@@ -195,19 +200,18 @@ export function attackProcess(
       writeFileSync(file, yamlOf({ ...config, ...(Object.keys(listen).length > 0 && { listen }) }), { mode: 0o600 })
       const gateway = await startGatewayProcess({ ...options, config: file, env: { ...options.env, ...company.env } })
       onTestFinished(() => gateway.stop())
-      const log = () =>
-        gateway
-          .stderr()
-          .split('\n')
-          .filter(line => line.startsWith('{'))
       const until = (server: string) =>
         waitFor(
           async () =>
             (await company.metrics(gateway.url)).includes(`switchboard_upstream_ready{server="${server}"} 1\n`),
           `${server} to be ready`
         )
-      await company.join({ url: gateway.url, log: () => log().flatMap(parsed), close: () => gateway.stop() })
-      company.attacking(gateway.url).hear(gateway.block)
+      await company.join({
+        url: gateway.url,
+        log: () => gateway.stderr().split('\n').flatMap(parsed),
+        said: () => gateway.stdout() + gateway.stderr(),
+        close: () => gateway.stop()
+      })
       await Promise.all(
         Object.keys(servers)
           .filter(server => !sick.includes(server))
@@ -248,6 +252,8 @@ function run(
 interface Running {
   readonly url: string
   readonly log: () => readonly Record<string, unknown>[]
+  /** All that it wrote, its log included. */
+  readonly said: () => string
   readonly close: () => Promise<void>
 }
 
@@ -331,7 +337,7 @@ async function openCompany(id: string) {
       await leave()
       const balance = await ledger.balance()
       await running?.close()
-      for (const line of running?.log() ?? []) hear(JSON.stringify(line))
+      hear(running?.said() ?? '')
       const { found, heardBytes: bytes } = canaries
       return { id, bystander: besides as BystanderResult, ledger: balance, canary: { bytes, found } }
     }
@@ -343,7 +349,9 @@ const yamlOf = (config: Record<string, object>): string =>
     .map(([name, value]) => `${name}: ${JSON.stringify(value)}\n`)
     .join('')
 
+/** A line of the log, unless it is none. */
 function parsed(line: string): Record<string, unknown>[] {
+  if (!line.startsWith('{')) return []
   try {
     return [JSON.parse(line) as Record<string, unknown>]
   } catch {
