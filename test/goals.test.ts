@@ -112,7 +112,7 @@ describe('G13: asked to end by TERM under load', () => {
   }, 290_000)
 })
 
-describe('calls at a constant rate, of both eras, to 5 servers over stdio, 3 over HTTP and 2 over SSE', () => {
+describe('G1, G2: calls at a constant rate, of both eras, to 5 servers over stdio, 3 over HTTP and 2 over SSE', () => {
   /** Starts `perSecond` of them each second, whether or not those before have ended. */
   async function atRate<T>(perSecond: number, seconds: number, start: (n: number) => Promise<T>): Promise<T[]> {
     const calls: Promise<T>[] = []
