@@ -79,6 +79,8 @@ export interface CallOptions {
   readonly meta?: object
   /** Its client left, and expects no answer. */
   readonly gaveUp?: boolean
+  /** The network may swallow what was sent. */
+  readonly mayVanish?: boolean
 }
 
 /** What is in servers.yaml besides what every attack has. */
@@ -322,11 +324,11 @@ async function openCompany(id: string) {
         hear,
         leave,
         request: (line, headers, content) => raw(requestText(url, line, headers, content)),
-        call: async (name, args = {}, { secret = env.KEY, meta, gaveUp = false } = {}) =>
+        call: async (name, args = {}, { secret = env.KEY, meta, gaveUp = false, mayVanish = false } = {}) =>
           (await ledger.call(
             nonce =>
               modern(url, secret, 'tools/call', { name, arguments: { nonce, ...args }, ...(meta && { _meta: meta }) }),
-            { gaveUp }
+            { gaveUp, mayVanish }
           )) as Reply,
         print: (what, figure) => console.log(`${id}, ${what}: ${typeof figure === 'number' ? rounded(figure) : figure}`)
       }

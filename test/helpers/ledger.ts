@@ -21,14 +21,21 @@ export interface Balance {
 export interface CallLedger {
   /** A server that counts: what it returns are the nonces of all the calls that arrived there. */
   watch(arrivals: () => readonly string[]): void
-  /** Makes one call with a nonce of its own. `gaveUp` says that its client left, and expects no answer. */
-  call(send: (nonce: string) => Promise<Reply>, options?: { gaveUp?: boolean }): Promise<Reply | undefined>
+  /**
+   * Makes one call with a nonce of its own. `gaveUp` says that its client left, and expects no answer; `mayVanish` that the
+   * network may swallow what was sent, so that one that failed after it was sent need not have arrived.
+   */
+  call(
+    send: (nonce: string) => Promise<Reply>,
+    options?: { gaveUp?: boolean; mayVanish?: boolean }
+  ): Promise<Reply | undefined>
   /** Waits for what is still under way, at most `ms`, and joins both sides. */
   balance(ms?: number): Promise<Balance>
 }
 
 interface Call {
   readonly gaveUp: boolean
+  readonly mayVanish: boolean
   readonly end: Promise<unknown>
   reply?: Reply
   failure?: unknown
@@ -40,10 +47,10 @@ export function openCallLedger(): CallLedger {
   return {
     watch: arrivals => void servers.push(arrivals),
 
-    async call(send, { gaveUp = false } = {}) {
+    async call(send, { gaveUp = false, mayVanish = false } = {}) {
       const nonce = `nonce-${randomUUID()}`
       const sent = send(nonce)
-      const call: Call = { gaveUp, end: sent.catch(() => {}) }
+      const call: Call = { gaveUp, mayVanish, end: sent.catch(() => {}) }
       calls.set(nonce, call)
       try {
         return (call.reply = await sent)
@@ -71,8 +78,9 @@ export function openCallLedger(): CallLedger {
         misdelivered: names((nonce, { reply }) =>
           [...(reply?.text.matchAll(/nonce-[0-9a-f-]{36}/g) ?? [])].some(([other]) => other !== nonce)
         ),
-        untrue: names((_, { reply }, count) => {
+        untrue: names((_, { reply, mayVanish }, count) => {
           const said = wasSent(reply)
+          if (mayVanish && said && problemOf(reply)) return false
           return said !== undefined && said !== count > 0
         })
       }
@@ -91,9 +99,13 @@ function isTerminal(reply: Reply | undefined): boolean {
 function wasSent(reply: Reply | undefined): boolean | undefined {
   if (!reply) return undefined
   if (reply.status >= 400) return false
-  const { result, error } = reply.json ?? {}
-  const ours = result?._meta?.['switchboard/error']
-  if (ours) return ours.dispatched as boolean
+  const { error } = reply.json ?? {}
+  const ours = problemOf(reply)
+  if (ours) return ours.dispatched
   if (error) return error.data?.dispatched as boolean | undefined
   return true
+}
+
+function problemOf(reply: Reply | undefined): { readonly dispatched: boolean } | undefined {
+  return reply?.json?.result?._meta?.['switchboard/error']
 }
