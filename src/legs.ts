@@ -3,6 +3,7 @@
  * told back before the answer: progress under the caller's token, log messages as loud as it wants them.
  */
 import type { ToolEntry } from './catalog/tool-entry.js'
+import type { Exchange } from './parties.js'
 import type { Cancellation } from './wire/cancellation.js'
 import type { Era } from './wire/era.js'
 import { isObject, type Json, type RpcNotification } from './wire/json-rpc.js'
@@ -11,26 +12,13 @@ import { isLoud } from './wire/log-level.js'
 import { checkParamHeaders, paramHeaders } from './wire/mirrored-headers.js'
 import { createProgress, type Progress } from './wire/progress.js'
 
-/** As much of the downstream's request as its legs carry. */
-export interface Origin {
-  readonly key: { readonly id: string }
-  readonly era: Era
-  readonly client: ClientFacts
-  readonly cancellation: Cancellation
-  readonly logLevel: string | undefined
-  readonly headers?: Readonly<Record<string, string>>
-  readonly paramHeaders?: Readonly<Record<string, string>>
-  notify(notification: RpcNotification): void
-  pause?(retryMs: number): void
-}
-
 /** A class and no object of closures: one is made for every call. */
 class RelayLeg implements Leg {
   readonly cancellation: Cancellation
   readonly client: ClientFacts
   readonly principal: string
   readonly wantsProgress: boolean
-  readonly #origin: Origin
+  readonly #origin: Exchange
   readonly #progress: Progress | undefined
   readonly #perSecond: number
   /** The second that is counted, and how many were told in it. */
@@ -38,7 +26,7 @@ class RelayLeg implements Leg {
   #told = 0
 
   constructor(
-    origin: Origin,
+    origin: Exchange,
     progress: Progress | undefined,
     perSecond: number,
     readonly tool: string | undefined,
@@ -87,7 +75,7 @@ class RelayLeg implements Leg {
 
 /** The leg of a tool call. @param upstream what the server speaks. @param perSecond messages told back within a second. */
 export function callLeg(
-  origin: Origin,
+  origin: Exchange,
   params: Json,
   entry: ToolEntry,
   upstream: Era | undefined,
@@ -99,7 +87,7 @@ export function callLeg(
 }
 
 /** The leg of any other request. @param repeatable it changes nothing, so it may be sent again. */
-export function askLeg(origin: Origin, progress: Progress | undefined, perSecond: number, repeatable: boolean): Leg {
+export function askLeg(origin: Exchange, progress: Progress | undefined, perSecond: number, repeatable: boolean): Leg {
   return new RelayLeg(origin, progress, perSecond, undefined, repeatable, origin.headers)
 }
 
@@ -114,7 +102,7 @@ export function wireParams(params: Json, { wireName, renamedArguments }: ToolEnt
 
 /** What tells the caller of progress; undefined if it gave no token. @param timeout seconds of silence. */
 export function progressOf(
-  origin: Origin,
+  origin: Exchange,
   timeout: number,
   named: { readonly server: string; readonly wireName: string },
   params: Json
@@ -132,7 +120,7 @@ export function progressOf(
 }
 
 /** A modern client's headers must mirror the arguments the schema says they do; asked only once the tool may be seen. */
-export function mirrorFault(origin: Origin, { paramAnnotations }: ToolEntry, params: Json): string | undefined {
+export function mirrorFault(origin: Exchange, { paramAnnotations }: ToolEntry, params: Json): string | undefined {
   if (origin.era === 'legacy' || paramAnnotations.size === 0) return undefined
   const { paramHeaders: given } = origin
   return given && checkParamHeaders(given, paramAnnotations, params.arguments)
@@ -143,7 +131,7 @@ export function mirrorFault(origin: Origin, { paramAnnotations }: ToolEntry, par
  * headers as they came where there is nothing to add, which is nearly always.
  */
 function withMirrored(
-  { headers, paramHeaders: given }: Origin,
+  { headers, paramHeaders: given }: Exchange,
   params: Json,
   { paramAnnotations }: ToolEntry
 ): Leg['headers'] {

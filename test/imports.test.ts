@@ -64,7 +64,7 @@ const table: Record<string, { may: readonly string[]; types?: readonly string[] 
   shown: { may: ['finding', 'parties', 'catalog', 'policy', 'errors', 'wire'] },
   told: { may: ['answers', 'finding', 'subscriptions', 'targets', 'parties', 'policy', 'errors', 'wire'] },
   answers: { may: ['catalog', 'errors', 'wire', 'observe'] },
-  legs: { may: ['catalog', 'wire'] },
+  legs: { may: ['parties', 'catalog', 'wire'] },
   targets: { may: ['catalog', 'tasks', 'errors', 'wire'] },
   subscriptions: { may: [] },
   tasks: { may: ['wire'] },
