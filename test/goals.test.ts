@@ -3,9 +3,9 @@
  * are printed; asserted is what must hold on any machine. With ATTACK_FULL the numbers are those of the reference.
  */
 import { once } from 'node:events'
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer, get, type ClientRequest, type IncomingMessage } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import { connect, type AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -29,13 +29,21 @@ function temporary(): string {
 async function startOver(
   dir: string,
   servers: Record<string, object>,
-  env: Record<string, string> = secrets
+  env: Record<string, string> = secrets,
+  stderrTo?: number
 ): Promise<GatewayProcess> {
   const keys = Object.fromEntries(Object.keys(env).map(name => [name, { secret: `\${${name}}`, allow: '*' }]))
   const config = join(dir, 'servers.yaml')
   writeFileSync(config, JSON.stringify({ servers, keys, limits: { connections: 5000 } }))
-  const gateway = await startGatewayProcess({ config, stateDir: join(dir, 'state'), env })
-  await waitFor(() => gateway.logged('upstream.ready').length === Object.keys(servers).length, 'its servers')
+  const gateway = await startGatewayProcess({
+    config,
+    stateDir: join(dir, 'state'),
+    env,
+    ...(stderrTo !== undefined && { stderrTo })
+  })
+  const logged = () =>
+    stderrTo === undefined ? gateway.stderr() : readFileSync(`/proc/${process.pid}/fd/${stderrTo}`, 'utf8')
+  await waitFor(() => logged().split('"upstream.ready"').length > Object.keys(servers).length, 'its servers')
   return gateway
 }
 
@@ -180,6 +188,92 @@ describe('G1, G2: calls at a constant rate, of both eras, to 5 servers over stdi
     },
     240_000
   )
+})
+
+/** One connection that is kept: a request goes out when the one before is answered. */
+async function openLane(port: number): Promise<(head: string, body: string) => Promise<string>> {
+  const socket = connect(port, '127.0.0.1')
+  await once(socket, 'connect')
+  let received = ''
+  let answered = (_body: string) => {}
+  socket.setNoDelay(true).setEncoding('latin1')
+  socket.on('data', (text: string) => {
+    received += text
+    const end = received.indexOf('\r\n\r\n') + 4
+    const length = Number(/^content-length: (\d+)/im.exec(received)?.[1])
+    if (end < 4 || received.length < end + length) return
+    const body = received.slice(end)
+    received = ''
+    answered(body)
+  })
+  socket.on('close', () => answered(''))
+  onTestFinished(() => void socket.destroy())
+  return (head, body) =>
+    new Promise(resolve => {
+      answered = resolve
+      socket.write(`${head}content-length: ${body.length}\r\n\r\n${body}`)
+    })
+}
+
+describe('G4, G10: call after call', () => {
+  const most = isFull ? 1_000_000 : 4000
+
+  it(`of ${most} none is lost, doubled or given to another, and no line of the log has a secret`, async () => {
+    const dir = temporary()
+    const log = join(dir, 'log')
+    const file = openSync(log, 'a+')
+    onTestFinished(() => closeSync(file))
+    const http = await startRawHttp({ ledger: join(dir, 'ledger') })
+    onTestFinished(() => http.close())
+    const servers = { a: raw(dir), b: raw(dir), c: raw(dir), web: { url: http.url, transport: 'http', era: 'legacy' } }
+    const gateway = await startOver(dir, servers, secrets, file)
+    onTestFinished(() => gateway.stop())
+    const ids = Object.keys(servers)
+    let sent = 0
+    const faults: string[] = []
+    const lane = async (index: number) => {
+      const ask = await openLane(gateway.port)
+      const secret = secrets[keyNames[index % keyNames.length] as 'ADMIN']
+      while (sent < most && faults.length < 10) {
+        const n = sent++
+        const name = `${ids[n % 100 === 0 ? 3 : n % 3]}__echo`
+        const nonce = `nonce-${n}`
+        const head =
+          `POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer ${secret}\r\nContent-Type: application/json\r\n` +
+          `Accept: application/json, text/event-stream\r\nMCP-Protocol-Version: 2026-07-28\r\nMcp-Method: tools/call\r\nMcp-Name: ${name}\r\n`
+        const params = { name, arguments: { nonce, message: nonce }, _meta: envelope }
+        const answer = await ask(head, JSON.stringify({ jsonrpc: '2.0', id: n, method: 'tools/call', params }))
+        if (!answer.includes(`"id":${n},`) || !answer.includes(`"text":"${nonce}"`)) faults.push(`${nonce}: ${answer}`)
+        if (n % 500 === 0) heard += answer
+      }
+    }
+    let heard = ''
+    const begun = performance.now()
+    await Promise.all(Array.from({ length: 32 }, (_, index) => lane(index)))
+    const seconds = (performance.now() - begun) / 1000
+    expect(faults).toEqual([])
+    const metrics = await fetch(`${gateway.url}/metrics`, { headers: bearer(secrets.ADMIN) })
+    heard += await metrics.text()
+    await gateway.stop()
+
+    const arrivals = new Uint8Array(most)
+    for (const line of openLedger(join(dir, 'ledger')).lines()) {
+      const n = /^called nonce-(\d+)$/.exec(line)?.[1]
+      if (n !== undefined) arrivals[Number(n)]! += 1
+    }
+    for (const { message } of http.requests) {
+      const n = /^nonce-(\d+)$/.exec(message?.params?.arguments?.nonce as string)?.[1]
+      if (n !== undefined) arrivals[Number(n)]! += 1
+    }
+    const written = readFileSync(log, 'utf8')
+    const lines = written.split('"event":"call"').length - 1
+    console.info(
+      `${most} calls in ${seconds.toFixed()} s, ${lines} audit lines, ${(written.length / 1e6).toFixed(1)} MB searched`
+    )
+    expect(arrivals.every(count => count === 1)).toBe(true)
+    expect(lines).toBe(most)
+    expect(Object.values(secrets).filter(secret => written.includes(secret) || heard.includes(secret))).toEqual([])
+  }, 900_000)
 })
 
 describe('G3: twice what a server can do', () => {
