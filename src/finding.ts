@@ -3,9 +3,8 @@
  * out to have is waited for a little, by those whose request needs it.
  */
 import type { Catalog } from './catalog/snapshot.js'
-import type { Viewer } from './catalog/routing.js'
 import type { ToolEntry } from './catalog/tool-entry.js'
-import type { Sight } from './catalog/view.js'
+import type { Sight, Viewer } from './catalog/sight.js'
 import type { Asker, RelayUpstream, Snapshot } from './parties.js'
 import { findTool, maySee, type Target } from './targets.js'
 import { listKinds, type ListKind } from './wire/lists.js'

@@ -3,7 +3,8 @@
  * Configuration becomes running parts in `apply`, on the first boot as on every later change.
  */
 import { keepApplied } from './catalog/applied.js'
-import { buildCatalog, type Catalog, type CatalogFinding } from './catalog/snapshot.js'
+import type { CatalogFinding } from './catalog/part.js'
+import { buildCatalog, type Catalog } from './catalog/snapshot.js'
 import { createDiskCache } from './catalog/disk-cache.js'
 import { createViews } from './catalog/view.js'
 import { isLoopback } from './config/checks.js'

@@ -1,6 +1,7 @@
 /** Who takes part in a request: who asks, who answers, and what both are looked up in. Types alone. */
 import type { Catalog } from './catalog/snapshot.js'
-import type { Scope, Views } from './catalog/view.js'
+import type { Scope } from './catalog/sight.js'
+import type { Views } from './catalog/view.js'
 import type { Key } from './policy/keys.js'
 import type { Cancellation } from './wire/cancellation.js'
 import type { Era } from './wire/era.js'

@@ -1,7 +1,7 @@
 /** What a key is shown: the lists it may read, what the gateway says of itself to it, and what names mean there. */
 import type { EntryNames } from './catalog/entry.js'
 import { capabilitiesOf, instructionsOf } from './catalog/self-description.js'
-import type { Scope } from './catalog/view.js'
+import type { Scope } from './catalog/sight.js'
 import { errorTable } from './errors.js'
 import type { Finder } from './finding.js'
 import type { Asker, Snapshot } from './parties.js'

@@ -4,7 +4,7 @@
  */
 import { errorTable } from './errors.js'
 import type { ToolEntry } from './catalog/tool-entry.js'
-import type { Viewer } from './catalog/routing.js'
+import type { Viewer } from './catalog/sight.js'
 import type { Catalog } from './catalog/snapshot.js'
 import type { Era } from './wire/era.js'
 import { isObject, type Json, type RpcError } from './wire/json-rpc.js'

@@ -120,10 +120,8 @@ describe('the house', () => {
     expect(breaches).toEqual([])
   })
 
-  it('has no circle of imports that run', () => {
-    const next = new Map(
-      files.map(file => [file, imports.filter(({ from, typeOnly }) => from === file && !typeOnly).map(({ to }) => to)])
-    )
+  it('has no circle of imports, be they of types alone', () => {
+    const next = new Map(files.map(file => [file, imports.filter(({ from }) => from === file).map(({ to }) => to)]))
     const circles: string[] = []
     const done = new Set<string>()
     const walk = (file: string, path: readonly string[]) => {

@@ -7,7 +7,7 @@ import { listKinds, listRows, type ListKind } from '../wire/lists.js'
 import type { AppliedKey, AppliedServer } from './applied.js'
 import type { DiskCache } from './disk-cache.js'
 import { buildCatalog, type Catalog } from './snapshot.js'
-import type { Sight } from './view.js'
+import type { Sight } from './sight.js'
 
 export interface Side {
   readonly servers: readonly AppliedServer[]

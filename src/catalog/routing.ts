@@ -6,16 +6,10 @@
  * names it as a tool's page); who has a template for it, the most literal first; who claims its prefix; the only one
  * with resources at all. Nobody is asked: that would tell URIs to third parties.
  */
-import type { ServerPart } from './snapshot.js'
 import { aliasOf, fromAlias } from './entry.js'
+import type { ServerPart } from './part.js'
+import type { Viewer } from './sight.js'
 import { compileTemplate, type UriTemplate } from './uri-template.js'
-import type { Scope, Sight } from './view.js'
-
-/** For whom: what they may see, and which servers they speak of. */
-export interface Viewer {
-  readonly sight: Sight
-  readonly scope: Scope
-}
 
 export interface Route {
   readonly server: string

@@ -6,8 +6,9 @@
 import { tasksExtension, type Era } from '../wire/era.js'
 import { isObject, type Json } from '../wire/json-rpc.js'
 import { changeKinds, type ChangeKind } from '../wire/lists.js'
-import type { Catalog, ServerPart } from './snapshot.js'
-import type { Scope, Sight } from './view.js'
+import type { ServerPart } from './part.js'
+import type { Catalog } from './snapshot.js'
+import type { Scope, Sight } from './sight.js'
 
 /** Whose description it is, and which servers it speaks of. */
 export interface Audience {

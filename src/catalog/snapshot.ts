@@ -7,44 +7,9 @@ import { isObject, type Json } from '../wire/json-rpc.js'
 import { listKinds, listRows, type ListKind, type Offer } from '../wire/lists.js'
 import { hasInvisible, promptEntry, resourceEntry, type Entry } from './entry.js'
 import { plainNames, publicNames } from './names.js'
+import type { CatalogFinding, CatalogSource, Entries, ServerPart } from './part.js'
 import { createRouter, type Router } from './routing.js'
 import { toolEntry, type ToolEntry } from './tool-entry.js'
-
-/** What the catalog needs of one configured server. */
-export interface CatalogSource {
-  readonly id: string
-  readonly aliases: readonly string[]
-  /** False: wire names are exported as they are on `/mcp` too. */
-  readonly namespace: boolean
-  /** What it was last known to offer. */
-  readonly offer: Offer
-  /** It is reached over Streamable HTTP of 2026-07-28. */
-  readonly overModernHttp: boolean
-  /** Prefixes of URIs that lead to it although it lists nothing of the kind. */
-  readonly claims: readonly string[]
-  /** Whether its instructions are passed on. */
-  readonly instructions: boolean
-}
-
-/** Something about a server's offer that the operator should know. */
-export interface CatalogFinding {
-  readonly server: string
-  /** The tool or other item it is about. */
-  readonly tool?: string
-  readonly message: string
-}
-
-type Entries = Readonly<Record<ListKind, readonly Entry[]>> & { readonly tools: readonly ToolEntry[] }
-
-export interface ServerPart {
-  readonly source: CatalogSource
-  readonly entries: Entries
-  /** Worked out when first asked for: it means reading every text of every definition. */
-  findings(): readonly CatalogFinding[]
-  /** Plain name -> item, for `/mcp/<server>`. */
-  byPlainName(name: string): ToolEntry | undefined
-  byPlainName(name: string, kind: 'prompts'): Entry | undefined
-}
 
 export interface Catalog extends Router {
   /** In configuration order, and within a server in its own. */

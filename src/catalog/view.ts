@@ -5,24 +5,10 @@
 import { createHash } from 'node:crypto'
 import type { Era } from '../wire/era.js'
 import { isObject } from '../wire/json-rpc.js'
-import { listRows, type ChangeKind, type ListKind } from '../wire/lists.js'
+import { listRows, type ListKind } from '../wire/lists.js'
 import type { Entry } from './entry.js'
+import type { Scope, Sight } from './sight.js'
 import type { Catalog } from './snapshot.js'
-
-/** Which servers a request speaks of: all, a named subset, or one whose items keep their own names. */
-export interface Scope {
-  readonly key: string
-  /** Their ids; undefined: all servers. */
-  readonly servers: readonly string[] | undefined
-  /** Items keep their own names. */
-  readonly plain: boolean
-}
-
-/** Decides what is visible; the same decision refuses calls. `id` is equal for equal decisions. */
-export interface Sight {
-  readonly id: string
-  sees(server: string, kind: ChangeKind, wireName: string): boolean
-}
 
 export interface View {
   readonly entries: readonly Entry[]

@@ -1,7 +1,7 @@
 /** Who calls and what the request speaks of: settled once, from key, path, query and header, before a door is reached. */
 import type { IncomingMessage } from 'node:http'
 import type { Catalog } from '../catalog/snapshot.js'
-import type { Scope } from '../catalog/view.js'
+import type { Scope } from '../catalog/sight.js'
 import type { Key } from '../policy/keys.js'
 
 export interface Caller {

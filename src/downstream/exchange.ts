@@ -6,7 +6,7 @@
  * Invariant: exactly one final answer is written, or none after the request was cancelled by its client.
  */
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import type { Scope } from '../catalog/view.js'
+import type { Scope } from '../catalog/sight.js'
 import { SwitchboardError } from '../errors.js'
 import type { Key } from '../policy/keys.js'
 import type { Exchange } from '../parties.js'

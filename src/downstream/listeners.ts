@@ -2,7 +2,7 @@
  * Who is to be told when what a key sees has changed: every open stream that asked for it, and only if its own view of
  * that kind is another than the one it was last told of.
  */
-import type { Scope } from '../catalog/view.js'
+import type { Scope } from '../catalog/sight.js'
 import type { Key } from '../policy/keys.js'
 import { listChanged, type ChangeKind } from '../wire/lists.js'
 

@@ -4,7 +4,7 @@
  */
 import { randomBytes } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import type { Scope } from '../catalog/view.js'
+import type { Scope } from '../catalog/sight.js'
 import { SwitchboardError, toSwitchboardError } from '../errors.js'
 import type { Key } from '../policy/keys.js'
 import type { Exchange } from '../parties.js'
