@@ -17,7 +17,7 @@ import { serialiseAnswer, type Answer, type RpcId, type RpcNotification } from '
 import type { ClientFacts } from '../wire/leg.js'
 import { EventStream, type StreamTerms } from './event-stream.js'
 import type { Replay } from './replay.js'
-import { replyAnswer, type ReplyHeaders } from './reply.js'
+import { readyAnswer, type ReplyHeaders } from './reply.js'
 
 export interface ExchangeOptions {
   readonly id: RpcId
@@ -117,7 +117,8 @@ export class HttpExchange implements Exchange, Waiting {
     this.#done = true
     this.#decide()
     if (this.#stream) this.#stream.end(serialiseAnswer(this.id, answer))
-    else replyAnswer(this.#res, this.id, answer, status, this.#replyHeaders)
+    // It leaves with all that this turn of the event loop makes ready: see docs/decisions.md.
+    else setImmediate(readyAnswer(this.#res, this.id, answer, status, this.#replyHeaders))
   }
 
   /**

@@ -26,20 +26,28 @@ function jsonHead(length: number, headers: ReplyHeaders | undefined): string[] {
   return head
 }
 
-export function replyAnswer(
+/** Serialises an answer. @returns what writes it. */
+export function readyAnswer(
   res: ServerResponse,
   id: RpcId,
   answer: Answer,
   status = 200,
   headers?: ReplyHeaders
-): void {
-  const pieces = serialisePieces(id, answer)
-  if (!pieces) return replyJson(res, status, serialiseAnswer(id, answer), headers)
-  if (res.headersSent || res.destroyed) return
-  const length = pieces.reduce((sum, piece) => sum + Buffer.byteLength(piece), 0)
-  res.writeHead(status, jsonHead(length, headers))
-  for (const piece of pieces) res.write(piece)
-  res.end()
+): () => void {
+  const pieces = serialisePieces(id, answer) ?? [serialiseAnswer(id, answer)]
+  let length = 0
+  for (const piece of pieces) length += Buffer.byteLength(piece)
+  return () => {
+    if (res.headersSent || res.destroyed) return
+    res.writeHead(status, jsonHead(length, headers))
+    const last = pieces.length - 1
+    for (let i = 0; i < last; i++) res.write(pieces[i])
+    res.end(pieces[last])
+  }
+}
+
+export function replyAnswer(res: ServerResponse, id: RpcId, answer: Answer, status?: number): void {
+  readyAnswer(res, id, answer, status)()
 }
 
 /** 202 for what needs no answer (2025-11-25, Streamable HTTP: Sending Messages). */

@@ -116,8 +116,8 @@ export class HttpLink implements Negotiable {
   #end(reason: string): void {
     this.#ended = true
     this.#stream.end()
-    const error = this.#failure('upstream_died', reason, true)
-    for (const post of [...this.#inFlight]) post.fail(error)
+    for (const post of [...this.#inFlight])
+      post.fail(this.#failure(post.hasLeft ? 'upstream_died' : 'upstream_down', reason, post.hasLeft))
   }
 
   #post(method: string, params: Json | undefined, leg: Leg, again = false): Promise<Answer> {

@@ -92,16 +92,27 @@ export class Post implements HttpCallOptions {
     this.maxBytes = options.maxBytes
   }
 
+  /** Sends it with all that this turn of the event loop makes ready: see docs/decisions.md. */
   send(pool: Pool): void {
     const { leg, owner } = this.asked
     this.#pool = pool
-    this.#call = httpCall(pool, this)
-    if (this.#settled) return
-    leg.onSent?.(true)
+    setImmediate(() => this.#leave(pool))
     this.#release = leg.cancellation.onCancel(reason => {
-      if (!this.#settled) owner.cancelled(this, reason)
+      // What has not left needs not be called back.
+      if (this.#call) owner.cancelled(this, reason)
       this.fail(reason)
     })
+  }
+
+  #leave(pool: Pool): void {
+    if (this.#settled) return
+    this.#call = httpCall(pool, this)
+    if (!this.#settled) this.asked.leg.onSent?.(true)
+  }
+
+  /** Whether the server may have seen it. */
+  get hasLeft(): boolean {
+    return this.#call !== undefined
   }
 
   fail(error: Error): void {

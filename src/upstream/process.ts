@@ -132,8 +132,14 @@ export function startChild(options: ChildOptions): Child {
       return stdin?.writableLength ?? 0
     },
     write(text) {
+      if (gone || !stdin?.writable) return
+      if (stdin.writableCorked === 0) {
+        stdin.cork()
+        // What is sent in one turn of the event loop is one write: see docs/decisions.md.
+        setImmediate(() => stdin.uncork())
+      }
       // What waits is kept as bytes, so that the backlog counts those.
-      if (!gone && stdin?.writable) stdin.write(stdin.writableLength > 0 ? Buffer.from(text) : text)
+      stdin.write(stdin.writableLength > 0 ? Buffer.from(text) : text)
     },
     ignore: () => void stdout?.destroy(),
     lastLines,
