@@ -3,7 +3,7 @@
  * symbolic link by Kubernetes, or changed behind a mount that tells nobody.
  */
 import { statSync, watch, type FSWatcher } from 'node:fs'
-import { dirname } from 'node:path'
+import { basename, dirname } from 'node:path'
 
 export interface WatchOptions {
   /** A change is told when nothing more happened for so long. @default 200 */
@@ -40,7 +40,10 @@ export function watchFile(file: string, onChange: () => void, options: WatchOpti
   let watcher: FSWatcher | undefined
   try {
     // The folder and not the file: what replaces a file is another one.
-    watcher = watch(dirname(file), { persistent: false }, look)
+    watcher = watch(dirname(file), { persistent: false }, (_what, name) => {
+      // A log that is kept in the same folder tells of every write. What is swapped under another name is found below.
+      if (name === null || name === basename(file)) look()
+    })
     watcher.on('error', () => watcher?.close())
   } catch {
     // Some file systems cannot be watched; then looking has to do.

@@ -30,7 +30,7 @@ export interface Sink {
 /** Characters that may wait: some 8 MiB. */
 const most = 8 * 1024 * 1024
 /** Lines are written together: one write a line costs more than the call it tells of. Characters, and milliseconds at most. */
-const batch = { length: 8 * 1024, ms: 100 }
+const batch = { length: 32 * 1024, ms: 100 }
 /** A chunk is given to the system at a time, so that of a stuck pipe's backlog only that is out of our hands. */
 const chunkLength = 64 * 1024
 const retryMs = 1000
