@@ -64,16 +64,19 @@ interface Timed {
 export function createMetrics(sources: MetricSources): Metrics {
   const delay = monitorEventLoopDelay({ resolution: 20 })
   delay.enable()
-  const calls = new Map<string, Counted>()
+  /** By server, then by outcome and code. */
+  const calls = new Map<string, Map<string, Counted>>()
   const durations = new Map<string, Timed>()
   let registry: Promise<Registry> | undefined
 
   return {
     call({ server = '', outcome, code, ms }) {
       const shown = knownCode(code)
-      const name = `${server} ${outcome} ${shown}`
-      let counted = calls.get(name)
-      if (!counted) calls.set(name, (counted = { labels: { server, outcome, code: shown }, count: 0 }))
+      const name = shown === '' ? outcome : `${outcome} ${shown}`
+      let ofServer = calls.get(server)
+      if (!ofServer) calls.set(server, (ofServer = new Map<string, Counted>()))
+      let counted = ofServer.get(name)
+      if (!counted) ofServer.set(name, (counted = { labels: { server, outcome, code: shown }, count: 0 }))
       counted.count++
       // A call that reached no server says nothing of one; and a denied one must not show where it would have gone.
       const of = outcome === 'denied' ? '' : server
@@ -94,7 +97,7 @@ export function createMetrics(sources: MetricSources): Metrics {
 }
 
 interface RegistrySources extends MetricSources {
-  readonly calls: ReadonlyMap<string, Counted>
+  readonly calls: ReadonlyMap<string, ReadonlyMap<string, Counted>>
   readonly durations: ReadonlyMap<string, Timed>
   readonly delay: IntervalHistogram
 }
@@ -111,7 +114,8 @@ async function createRegistry({ calls, durations, delay, ...sources }: RegistryS
     registers,
     collect() {
       counter.reset()
-      for (const { labels, count } of calls.values()) counter.inc(labels, count)
+      for (const ofServer of calls.values())
+        for (const { labels, count } of ofServer.values()) counter.inc(labels, count)
     }
   })
   const histogram = {
