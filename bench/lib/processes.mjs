@@ -2,16 +2,15 @@
  * The processes and folders of one run of the bench: made here, looked into through /proc, and ended or removed here,
  * they and no others.
  */
-import { execFileSync, spawn } from 'node:child_process'
+import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 export const bench = fileURLToPath(new URL('..', import.meta.url))
-const ticksPerSecond = Number(execFileSync('getconf', ['CLK_TCK']))
 
 export function createProcesses() {
   const running = new Set()
@@ -66,17 +65,14 @@ function inherited() {
   return Object.fromEntries(names.flatMap(name => (process.env[name] === undefined ? [] : [[name, process.env[name]]])))
 }
 
-/** CPU time of a process so far, user and system, all its threads, in milliseconds. */
-export const cpuMs = pid => cpuIn(`/proc/${pid}/stat`)
+/** CPU time of a process so far, user and system, all its threads, in milliseconds; Linux counts it in nanoseconds. */
+export const cpuMs = pid => readdirSync(`/proc/${pid}/task`).reduce((sum, thread) => sum + threadMs(pid, thread), 0)
 
 /** The same of its main thread alone. */
-export const mainThreadMs = pid => cpuIn(`/proc/${pid}/task/${pid}/stat`)
+export const mainThreadMs = pid => threadMs(pid, pid)
 
-function cpuIn(file) {
-  const stat = readFileSync(file, 'utf8')
-  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
-  return ((Number(fields[11]) + Number(fields[12])) * 1000) / ticksPerSecond
-}
+const threadMs = (pid, thread) =>
+  Number(readFileSync(`/proc/${pid}/task/${thread}/schedstat`, 'utf8').split(' ')[0]) / 1e6
 
 /** Resident memory now and at its highest since `resetPeak`, in bytes. */
 export function memoryOf(pid) {

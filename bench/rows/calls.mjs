@@ -6,6 +6,7 @@ import { join } from 'node:path'
 import { secret, startGateway } from '../lib/gateway.mjs'
 import { callRequest, sessionOf } from '../lib/load.mjs'
 import { bench } from '../lib/processes.mjs'
+import { shortRun, shortRuns } from '../lib/short-runs.mjs'
 import { toolName } from '../servers/offer.mjs'
 
 const tool = toolName(0)
@@ -45,7 +46,7 @@ export function callServers(origin) {
 }
 
 export async function calls({ only, quick, rounds, processes, load, check, round }) {
-  const limits = quick ? { calls: 6000, ms: 700 } : { calls: 25_000, ms: 2500 }
+  const limits = shortRun(quick)
   const upstream = await processes.serve('raw-http')
   const proxy = await processes.serve('bare-proxy', upstream.origin)
   const gateway = await startGateway(processes, { servers: callServers(upstream.origin), tools: 33 })
@@ -72,12 +73,13 @@ export async function calls({ only, quick, rounds, processes, load, check, round
   for (const { bare, ours } of running)
     for (const each of [bare, ours]) await each.run({ calls: 15_000, ms: quick ? 1500 : 4000 })
 
-  for (let i = 0; i < rounds; i++) {
+  for (let i = 0; i < rounds * shortRuns; i++) {
     for (const { bare, ours, base, mine, rate } of running) {
       if (i % 2 === 0) base.push(await bare.cpuPerCall({ ...limits, rate }))
       mine.push(await ours.cpuPerCall({ ...limits, rate }))
       if (i % 2 === 1) base.push(await bare.cpuPerCall({ ...limits, rate }))
     }
+    if ((i + 1) % shortRuns > 0) continue
     await check(gateway)
     round()
   }

@@ -5,6 +5,7 @@
 import { createHash } from 'node:crypto'
 import { startGateway } from '../lib/gateway.mjs'
 import { callRequest } from '../lib/load.mjs'
+import { shortRun, shortRuns } from '../lib/short-runs.mjs'
 import { toolName } from '../servers/offer.mjs'
 import { manyServers } from './list.mjs'
 
@@ -18,7 +19,7 @@ const sizes = [
 const secretOf = i => `swb_bench_key_${i}_0123456789abcdefghijklmnopqrs`
 
 export async function flat({ quick, rounds, processes, load, check, round }) {
-  const limits = quick ? { calls: 6000, ms: 500 } : { calls: 25_000, ms: 2500 }
+  const limits = shortRun(quick)
   const upstream = await processes.serve('raw-http')
   const gateways = []
   for (const size of sizes) gateways.push(await startSize(processes, load, upstream.origin, size))
@@ -26,13 +27,14 @@ export async function flat({ quick, rounds, processes, load, check, round }) {
     for (const each of [bare, lanes]) await each.run({ calls: 15_000, ms: quick ? 1500 : 4000 })
 
   const [smallest, ...larger] = gateways
-  for (let i = 0; i < rounds; i++) {
+  for (let i = 0; i < rounds * shortRuns; i++) {
     for (const { lanes, bare, base, mine, bareBase, bareMine } of larger) {
       base.push(await smallest.lanes.cpuPerCall(limits))
       mine.push(await lanes.cpuPerCall(limits))
       bareBase.push(await smallest.bare.cpuPerCall(limits))
       bareMine.push(await bare.cpuPerCall(limits))
     }
+    if ((i + 1) % shortRuns > 0) continue
     for (const { gateway } of gateways) await check(gateway)
     round()
   }
