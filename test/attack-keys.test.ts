@@ -114,7 +114,7 @@ attack(
     expect([...answers][0]).toMatch(/^HTTP\/1\.1 401 [^]*error="invalid_token"/)
     expect(gateway.logged('auth.invalid').every(line => line.key === undefined)).toBe(true)
 
-    // What was let in once on a connection says nothing about the next request on it.
+    // What was let in once says nothing about the next request.
     const socket = connect(Number(new URL(url).port), '127.0.0.1')
     let received = ''
     socket.on('data', chunk => (received += chunk.toString('latin1')))
@@ -137,16 +137,19 @@ attack(
 
 test('A5: what is looked up is a digest, and clear text is compared with nothing that is stored', () => {
   // The design has no key ids, hence no dummy record: a look-up by SHA-256 takes the place of `timingSafeEqual`.
-  const source = readFileSync(new URL('../src/policy/keys.ts', import.meta.url), 'utf8')
-  const code = source.replace(/\/\*[^]*?\*\/|\/\/.*$/gm, '')
+  const source = ['keys', 'accepted'].map(name =>
+    readFileSync(new URL(`../src/policy/${name}.ts`, import.meta.url), 'utf8')
+  )
+  const code = source.join('\n').replace(/\/\*[^]*?\*\/|\/\/.*$/gm, '')
   expect(code).toContain("hash('sha256', secret, 'hex')")
   expect(code).toContain('byDigest.get(digestOf(shown.secret))')
-  // Comparisons of clear text: with what the same connection was let in with, and of the two headers of one request.
-  const compared = [...code.matchAll(/\b(?:last\.\w+|\w*[sS]ecret|authorization\.secret|shown\.secret)\s*(?:===|!==|==)\s*[\w.]+/g)].map(([all]) => all) // prettier-ignore
+  // Comparisons of clear text: of the two headers of one request, and, behind a number made of it, with what was let in.
+  const compared = [...code.matchAll(/\b(?:known\??\.\w+|\w*[sS]ecret|authorization\.secret|shown\.secret)\s*(?:===|!==|==)\s*[\w.]+/g)].map(([all]) => all) // prettier-ignore
   expect(compared).toEqual([
-    'last.authorization === authorization',
-    'last.apiKey === apiKey',
-    'authorization.secret === apiKey.secret'
+    'authorization.secret === apiKey.secret',
+    'known?.check !== this.',
+    'known.authorization === authorization',
+    'known.apiKey === apiKey'
   ])
   expect(code).not.toMatch(/\.(?:startsWith|includes|indexOf|localeCompare)\(/)
 
@@ -156,6 +159,8 @@ test('A5: what is looked up is a digest, and clear text is compared with nothing
     generated: () => newSecret()
   })
   const flat = (text: string) => Buffer.from(text).toString()
+  // From here on the right one is among the accepted.
+  expect(ring.authenticate({ authorization: `Bearer ${secret}` }).key?.id).toBe('one')
   const other = (at: number) => flat(secret.slice(0, at) + (secret[at] === 'A' ? 'B' : 'A') + secret.slice(at + 1))
   const kinds = {
     unknown: flat(newSecret()),

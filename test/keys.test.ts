@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
+import { AcceptedHeaders } from '../src/policy/accepted.js'
 import { createKeyRing, digestOf, newSecret, type KeyRing } from '../src/policy/keys.js'
 
 const tomorrow = Date.UTC(2027, 0, 2)
@@ -118,5 +119,62 @@ describe('a new secret', () => {
   it('is stored as what sha256sum prints', () => {
     expect(digestOf('test')).toBe(createHash('sha256').update('test').digest('hex'))
     expect(digestOf('test').slice(0, 16)).toBe('9f86d081884c7d65')
+  })
+})
+
+describe('headers that were accepted', () => {
+  const secret = newSecret()
+  const bearer = (text: string) => ({ authorization: `Bearer ${text}` })
+
+  it('are known again word for word, whichever of the two they are', () => {
+    const accepted = new AcceptedHeaders<string>(10)
+    accepted.keep(bearer(secret), 'by Authorization')
+    accepted.keep({ 'x-api-key': secret }, 'by x-api-key')
+    expect(accepted.find(bearer(secret))).toBe('by Authorization')
+    expect(accepted.find({ 'x-api-key': secret })).toBe('by x-api-key')
+    expect(accepted.find({ 'x-api-key': `Bearer ${secret}` })).toBeUndefined()
+    expect(accepted.find({ authorization: secret })).toBeUndefined()
+    expect(accepted.find({ ...bearer(secret), 'x-api-key': secret })).toBeUndefined()
+    expect(accepted.find({ 'x-api-key': [secret] })).toBeUndefined()
+    expect(accepted.find({})).toBeUndefined()
+  })
+
+  it('are not found by what differs in one character, at any place', () => {
+    const accepted = new AcceptedHeaders<string>(10)
+    accepted.keep(bearer(secret), 'it')
+    const { authorization } = bearer(secret)
+    for (let at = 0; at < authorization.length; at++) {
+      for (let code = 0; code < 256; code++) {
+        if (code === authorization.charCodeAt(at)) continue
+        const other = authorization.slice(0, at) + String.fromCharCode(code) + authorization.slice(at + 1)
+        expect(accepted.find({ authorization: other }) === undefined).toBe(true)
+      }
+    }
+    expect(accepted.find({ authorization: authorization.slice(0, -1) })).toBeUndefined()
+    expect(accepted.find({ authorization: `${authorization} ` })).toBeUndefined()
+  })
+
+  it('are not more than may be, nor long ones', () => {
+    const accepted = new AcceptedHeaders<number>(10)
+    for (let n = 0; n < 100; n++) accepted.keep(bearer(`${secret}${n}`), n)
+    const found = Array.from({ length: 100 }, (_, n) => accepted.find(bearer(`${secret}${n}`)))
+    expect(found.filter(value => value !== undefined).length).toBeLessThanOrEqual(10)
+    expect(found.at(-1)).toBe(99)
+    accepted.keep(bearer('x'.repeat(1000)), 1)
+    expect(accepted.find(bearer('x'.repeat(1000)))).toBeUndefined()
+  })
+
+  it('do not make a key outlive its date or its configuration', () => {
+    let now = today
+    const keys = createKeyRing({
+      keys: [{ id: 'dated', secrets: [{ kind: 'digest', sha256: digestOf(secret) }], allow: '*', expires: tomorrow }],
+      generated: () => '',
+      now: () => now
+    })
+    for (let n = 0; n < 3; n++) expect(keys.authenticate(bearer(secret)).key?.id).toBe('dated')
+    now = tomorrow
+    expect(keys.authenticate(bearer(secret))).toEqual({ refused: 'invalid', keyId: 'dated' })
+    const next = createKeyRing({ keys: [], generated: () => '', before: keys })
+    expect(next.authenticate(bearer(secret))).toEqual({ refused: 'invalid' })
   })
 })

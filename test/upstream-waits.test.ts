@@ -73,8 +73,9 @@ describe('U3: a server that answers nothing', () => {
       const replies = await Promise.all(Array.from({ length: 10 }, call))
       expect(new Set(replies.map(reply => problemOf(reply).code as number))).toEqual(new Set([-31504]))
     }
-    expect(cancelled).toBe(30)
+    await waitFor(() => cancelled >= 30, 'the server to be told of each')
     await waitFor(() => waiting() === before, 'all of them to be given up', 5000)
+    expect(cancelled).toBe(30)
   })
 
   it('nor over SSE of messages it never accepts', async () => {

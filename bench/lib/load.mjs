@@ -52,7 +52,7 @@ export function createLoad() {
         run,
         /** CPU of the target per call, in microseconds, after a short run that opens its connections again. */
         async cpuPerCall(limits) {
-          await run({ ...limits, calls: 500 })
+          await run({ ...limits, calls: 200 })
           const before = cpuMs(target.pid)
           const { calls } = await run(limits)
           return ((cpuMs(target.pid) - before) * 1000) / calls

@@ -47,7 +47,7 @@ export function createEntrance({ guard: guardOptions, keys, failures, log, ready
     },
 
     admit(req, path) {
-      const { key, refused, keyId } = keys().authenticate(req.headers, req.socket)
+      const { key, refused, keyId } = keys().authenticate(req.headers)
       if (key && ready()) return { key }
       if (key) return { error: new SwitchboardError('draining', undefined, { retryAfterMs: 2000 }) }
       // Looked at only now: a key that works passes from wherever it comes.

@@ -2,16 +2,16 @@
  * Whose call it is: the credential of a request -> a key with its policy. Stored are SHA-256 digests only; what the key
  * may do is decided in `policy.ts`, what a refusal looks like on the wire, downstream.
  *
- * Timing: every wrong credential costs one digest and one failed look-up, and the look-up compares digests, which a
- * caller cannot steer byte by byte: how long it takes says nothing about the digests stored. Clear text is compared only
- * with what the same connection was let in with, so with another's only behind a proxy that mixes callers, and there in
- * one comparison of memory that takes nanoseconds.
+ * Timing: every wrong credential costs one digest and two failed look-ups, and what they compare, digests and seeded
+ * numbers, a caller cannot steer byte by byte: how long they take says nothing about what is stored. Clear text is
+ * compared only with itself: see `accepted.ts`.
  */
 import { hash, randomBytes } from 'node:crypto'
 import type { IncomingHttpHeaders } from 'node:http'
 import type { KeyConfig } from '../config/schema.js'
 import { SwitchboardError } from '../errors.js'
 import { Cancellation } from '../wire/cancellation.js'
+import { AcceptedHeaders } from './accepted.js'
 import { compilePolicy, type Policy } from './policy.js'
 
 /** A key as one of its secrets opens it. */
@@ -36,18 +36,8 @@ export interface KeyRing {
   readonly byDigest: ReadonlyMap<string, Key>
   /** Revokes what each of its secrets opens that no longer does: in the ring that follows, or by its date. @returns ids. */
   revoke(next: KeyRing): readonly string[]
-  /**
-   * Takes `Authorization: Bearer K`, a bare `Authorization: K`, or `x-api-key: K`; two that differ are invalid.
-   * @param connection what was accepted on it is not hashed again while the very same headers come.
-   */
-  authenticate(headers: IncomingHttpHeaders, connection?: object): Authentication
-}
-
-/** With what a connection was last let in; a ring remembers its own alone, so a new configuration asks anew. */
-interface Accepted {
-  readonly authorization: string | undefined
-  readonly apiKey: string | string[] | undefined
-  readonly key: Key
+  /** Takes `Authorization: Bearer K`, a bare `Authorization: K`, or `x-api-key: K`; two that differ are invalid. */
+  authenticate(headers: IncomingHttpHeaders): Authentication
 }
 
 export interface KeyRingOptions {
@@ -61,24 +51,26 @@ export interface KeyRingOptions {
 }
 
 const maxSecret = 4096
+/** Ways to write an accepted credential that are remembered for each secret; clients have one. */
+const spellings = 4
 
 /** Builds the ring once per configuration; keys with equal grants share one policy. */
 export function createKeyRing({ keys: configs, generated, before, now = Date.now }: KeyRingOptions): KeyRing {
   const isOver: IsOver = ({ expires }) => expires !== undefined && expires <= now()
   const byDigest = openKeys(configs, generated, before?.byDigest, isOver)
   const keys = new Map([...byDigest.values()].map(key => [key.id, key]))
-  const accepted = new WeakMap<object, Accepted>()
+  // Its own alone: with a new configuration every credential is asked anew.
+  const accepted = new AcceptedHeaders<Key>(byDigest.size * spellings)
 
-  function keyOf(headers: IncomingHttpHeaders, connection: object | undefined): Key | 'missing' | 'invalid' {
-    const { authorization, 'x-api-key': apiKey } = headers
-    const last = connection && accepted.get(connection)
-    if (last && last.authorization === authorization && last.apiKey === apiKey) return last.key
+  function keyOf(headers: IncomingHttpHeaders): Key | 'missing' | 'invalid' {
+    const known = accepted.find(headers)
+    if (known) return known
     const shown = credentialOf(headers)
     if (shown === undefined) return 'missing'
     if (shown === 'unreadable' || shown.secret.length > maxSecret) return 'invalid'
     const key = byDigest.get(digestOf(shown.secret))
     if (!key) return 'invalid'
-    if (connection) accepted.set(connection, { authorization, apiKey, key })
+    accepted.keep(headers, key)
     return key
   }
 
@@ -94,8 +86,8 @@ export function createKeyRing({ keys: configs, generated, before, now = Date.now
       for (const [, { revocation }] of lost) revocation.cancel(new SwitchboardError('revoked'))
       return [...new Set(lost.map(([, { id }]) => id))]
     },
-    authenticate(headers, connection) {
-      const key = keyOf(headers, connection)
+    authenticate(headers) {
+      const key = keyOf(headers)
       if (typeof key === 'string') return { refused: key }
       if (isOver(key)) return { refused: 'invalid', keyId: key.id }
       return { key }
