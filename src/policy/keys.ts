@@ -1,6 +1,7 @@
 /**
- * Whose call it is: the credential of a request -> a key with its policy. Stored are SHA-256 digests only; what the key
- * may do is decided in `policy.ts`, what a refusal looks like on the wire, downstream.
+ * Whose call it is: the credential of a request -> a key with its policy. A secret is known by its SHA-256 digest alone,
+ * until it was shown: what was accepted is then remembered in memory (`accepted.ts`). What the key may do is decided in
+ * `policy.ts`, what a refusal looks like on the wire, downstream.
  *
  * Timing: every wrong credential costs one digest and two failed look-ups, and what they compare, digests and seeded
  * numbers, a caller cannot steer byte by byte: how long they take says nothing about what is stored. Clear text is
